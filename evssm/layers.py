@@ -1,0 +1,124 @@
+"""Parts that two or more networks share. Feature maps are `b c h w`; networks that store them channels-last pay no copy here."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from evssm.shapes import Image, Map
+
+
+def pad_to_multiple(x: Image, multiple: int, mode: str = "reflect") -> Float[Tensor, "b c _ _"]:
+    """`x`, extended to the right and at the bottom until both sides are multiples of `multiple`.
+
+    `mode` is "reflect" or "constant" (zeros). A reflection longer than the map bounces between its two edges, as
+    `numpy.pad` does, where `torch.nn.functional.pad` would refuse.
+    """
+    for axis in (-2, -1):
+        missing = -x.shape[axis] % multiple
+        while missing:
+            step = missing if mode == "constant" else min(missing, x.shape[axis] - 1)
+            if step == 0:
+                raise ValueError(
+                    f"cannot reflect a map of {tuple(x.shape[-2:])} pixels: give both sides two pixels or more"
+                )
+            x = F.pad(x, (0, step, 0, 0) if axis == -1 else (0, 0, 0, step), mode=mode)
+            missing -= step
+    return x
+
+
+def pointwise(x: Image, conv: nn.Conv2d) -> Float[Tensor, "b _ h w"]:
+    """`conv(x)` for a 1 x 1 convolution, as one matrix product over the channels of a channels-last map."""
+    return F.linear(x.permute(0, 2, 3, 1), conv.weight.flatten(1), conv.bias).permute(0, 3, 1, 2)
+
+
+def gated_gelu(gate: Tensor, value: Tensor) -> Tensor:
+    """`gelu(gate) * value` with the exact (erf) GELU; only its two inputs are kept for the backward pass."""
+    return _GatedGELU.apply(gate, value)
+
+
+class _GatedGELU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, gate, value):
+        ctx.save_for_backward(gate, value)
+        return F.gelu(gate).mul_(value)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        gate, value = ctx.saved_tensors
+        return torch.ops.aten.gelu_backward(grad * value, gate), F.gelu(gate).mul_(grad)
+
+
+class RMSNorm2d(nn.Module):
+    """Each pixel's channels divided by their root mean square, then scaled and shifted; no mean is subtracted.
+
+    EVSSM's released code names this layer after a LayerNorm with bias; it is none.
+    """
+
+    def __init__(self, width: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+        self.eps = eps
+
+    def forward(self, x: Image) -> Image:
+        return _RMSNorm.apply(x.permute(0, 2, 3, 1), self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
+
+
+class _RMSNorm(torch.autograd.Function):
+    """RMS norm over the last axis, whose backward pass is LayerNorm's with a mean of zero.
+
+    LayerNorm's gradient also subtracts the mean of `grad * weight`, the path through the mean that RMS norm does not have;
+    that term is put back. Autograd's own chain of elementwise steps takes five times as long.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, eps):
+        rstd = torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps)
+        ctx.save_for_backward(x, weight, bias, rstd)
+        return torch.addcmul(bias, x * rstd, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, weight, bias, rstd = ctx.saved_tensors
+        zero = torch.zeros_like(rstd)
+        grad_x, grad_weight, grad_bias = torch.ops.aten.native_layer_norm_backward(
+            grad.contiguous(), x, x.shape[-1:], zero, rstd, weight, bias, ctx.needs_input_grad[:3]
+        )
+        if grad_x is not None:
+            grad_x = grad_x.addcmul_(rstd, (grad @ weight)[..., None] / x.shape[-1])
+        return grad_x, grad_weight, grad_bias, None
+
+
+class LayerNorm2d(nn.Module):
+    """Each pixel's channels brought to mean 0 and (biased) variance 1, then scaled and shifted (Ba et al. 2016)."""
+
+    def __init__(self, width: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+        self.eps = eps
+
+    def forward(self, x: Image) -> Image:
+        last = x.permute(0, 2, 3, 1)
+        return F.layer_norm(last, last.shape[-1:], self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
+
+
+class Resize(nn.Module):
+    """A map resized bilinearly by `scale` (0.5 or 2), then a 3 x 3 convolution to `out` channels (EVSSM, FFTformer)."""
+
+    def __init__(self, width: int, out: int, scale: int | float) -> None:
+        super().__init__()
+        self.scale = scale
+        self.conv = nn.Conv2d(width, out, 3, padding=1, bias=False)
+
+    def forward(self, x: Image) -> Map:
+        return self.conv(F.interpolate(x, scale_factor=self.scale, mode="bilinear", align_corners=False))
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """`x` in float32, or in float64 where it is float64: for sums that half precision would spoil."""
+    return x if x.dtype == torch.float64 else x.float()

@@ -1,0 +1,40 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from evssm.windows import merge_windows, split_windows, window_origins
+
+
+@pytest.mark.parametrize(
+    ("length", "edge", "origins"),  # what the released code returns, contracts/evssm_windows.json
+    [
+        (720, 384, (0, 336)),
+        (1280, 384, (0, 299, 598, 896)),
+        (320, 96, (0, 75, 150, 224)),
+        (101, 96, (0, 5)),
+        (36, 384, (0,)),
+    ],
+)
+def test_the_origins_are_the_released_ones(length, edge, origins):
+    assert window_origins(length, edge) == origins
+
+
+@given(length=st.integers(1, 400), edge=st.integers(1, 100))
+def test_windows_cover_every_pixel_and_stay_inside(length, edge):
+    origins, edge = window_origins(length, edge), min(edge, length)
+    assert origins[0] == 0
+    assert origins[-1] + edge == length
+    assert all(0 < later - earlier <= edge for earlier, later in zip(origins, origins[1:], strict=False))
+
+
+@given(h=st.integers(1, 40), w=st.integers(1, 40), edge=st.integers(1, 20), b=st.integers(1, 3))
+def test_merging_undoes_splitting(h, w, edge, b):
+    x = torch.randn(b, 2, h, w, dtype=torch.float64)
+    assert_close(merge_windows(split_windows(x, edge), edge, h, w), x)
+
+
+def test_overlaps_are_plain_means():
+    parts = torch.stack([torch.zeros(1, 2, 2), torch.ones(1, 2, 2)])
+    assert merge_windows(parts, 2, 2, 3).tolist() == [[[[0.0, 0.5, 1.0], [0.0, 0.5, 1.0]]]]
