@@ -1,0 +1,36 @@
+"""The set-up files agree with each other: pyproject.toml is the one place where dependencies are written."""
+
+import tomllib
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_the_conda_file_asks_pip_for_this_project_and_names_nothing_twice():
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python, pip, by_pip = conda["dependencies"]
+    assert python == f"python{PROJECT['requires-python']}"
+    assert pip == "pip"
+    assert by_pip == {"pip": ["--constraint constraints.txt", "--editable .[test]"]}
+    assert "test" in PROJECT["optional-dependencies"]
+    assert conda["name"] == PROJECT["name"]
+
+
+def test_the_constraint_pins_a_torch_that_the_project_accepts():
+    (line,) = (ROOT / "constraints.txt").read_text().split()
+    name, version = line.split("==")
+    (bound,) = [need for need in PROJECT["dependencies"] if need.startswith("torch")]
+    least = bound.removeprefix("torch>=")
+    assert name == "torch"
+    assert tuple(map(int, version.split("."))) >= tuple(map(int, least.split(".")))
+
+
+def test_the_top_level_holds_what_the_readme_maps_and_no_more():
+    shown = {entry.name for entry in ROOT.iterdir() if not entry.name.startswith(".")} - {"build", "dist"}
+    assert shown == {
+        *("evssm", "analysis", "notebooks", "figures", "tests", "benchmarks"),
+        *("environment.yml", "pyproject.toml", "constraints.txt", "Makefile", "README.md", "LICENSE"),
+    }

@@ -1,0 +1,57 @@
+"""Imports go one way: a file uses only what stands above it in this list."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+ORDER = [
+    *("evssm.shapes", "evssm.geometry"),
+    *("evssm.scan_definition", "evssm.scan_torch", "evssm.scan_numba", "evssm.scan", "evssm.ssd"),
+    *("evssm.layers", "evssm.spectral", "evssm.windows", "evssm.mixer", "evssm.mamba2"),
+    *("evssm.models.stages", "evssm.models.description", "evssm.naming"),
+    *("evssm.models.evssm", "evssm.models.nafnet", "evssm.models.mimo_unet"),
+    *("evssm.models.restormer", "evssm.models.fftformer", "evssm.models.stripformer", "evssm.models"),
+    *("evssm.provenance", "evssm.weights", "evssm.hooks", "evssm.images", "evssm.photographs"),
+    *("evssm",),
+    *("analysis.inputs", "analysis.queries", "analysis.borrow", "analysis.sensitivity"),
+    *("analysis.field_statistics", "analysis.bootstrap", "analysis.stamp", "analysis.field", "analysis.erf"),
+    *("analysis.plots", "analysis"),
+    *("evssm.cli", "evssm.__main__"),
+]
+FILES = sorted([*ROOT.glob("evssm/**/*.py"), *ROOT.glob("analysis/**/*.py")])
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported(source: str) -> set[str]:
+    """The names of our own modules that a file imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports name the whole path"
+            found |= {f"{node.module}.{name.name}" for name in node.names} | {node.module}
+        elif isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+    return {name for name in found if name in ORDER}
+
+
+def test_every_file_has_its_place():
+    assert {module_name(path) for path in FILES} == set(ORDER)
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_a_file_uses_only_what_stands_above_it(path):
+    name = module_name(path)
+    above = ORDER[: ORDER.index(name)]
+    assert imported(path.read_text()) <= {*above, "evssm"}, f"{name} may use only what stands above it"
+
+
+def test_the_reader_of_imports_sees_them_all():
+    assert imported("import evssm.scan\nif x:\n    from evssm.models import evssm\n") == {
+        *("evssm.scan", "evssm.models", "evssm.models.evssm"),
+    }
