@@ -15,9 +15,10 @@ Number = TypeVar("Number", int, float)
 class D4:
     """A symmetry of the square acting on the last two axes: transpose, then flip rows and columns.
 
-    EVSSM's two geometric transforms are `TRANSPOSE` and `HALF_TURN`; they commute and are their own inverses, so a feature
-    map of EVSSM lies in one of four frames (Kong et al. 2025, Sec. 3.2). A *frame* is the element that took the upright map
-    to the stored one: `stored = frame(upright)`, so `frame.inverse(stored)` is the map as the image lies.
+    EVSSM's two geometric transforms are `TRANSPOSE` and `HALF_TURN`; they commute and are their own inverses, so a
+    feature map of EVSSM lies in one of four frames (Kong et al. 2025, Sec. 3.2). A *frame* is the element that took
+    the upright map to the stored one: `stored = frame(upright)`, so `frame.inverse(stored)` is the map as the image
+    lies.
     """
 
     transpose: bool = False

@@ -1,4 +1,5 @@
-"""Parts that two or more networks share. Feature maps are `b c h w`; networks that store them channels-last pay no copy here."""
+"""Parts that two or more networks share. Feature maps are `b c h w`; networks that store them channels-last pay no
+copy here."""
 
 import torch
 import torch.nn.functional as F
@@ -70,8 +71,8 @@ class RMSNorm2d(nn.Module):
 class _RMSNorm(torch.autograd.Function):
     """RMS norm over the last axis, whose backward pass is LayerNorm's with a mean of zero.
 
-    LayerNorm's gradient also subtracts the mean of `grad * weight`, the path through the mean that RMS norm does not have;
-    that term is put back. Autograd's own chain of elementwise steps takes five times as long.
+    LayerNorm's gradient also subtracts the mean of `grad * weight`, the path through the mean that RMS norm does not
+    have; that term is put back. Autograd's own chain of elementwise steps takes five times as long.
     """
 
     @staticmethod
@@ -108,7 +109,8 @@ class LayerNorm2d(nn.Module):
 
 
 class Resize(nn.Module):
-    """A map resized bilinearly by `scale` (0.5 or 2), then a 3 x 3 convolution to `out` channels (EVSSM, FFTformer)."""
+    """A map resized bilinearly by `scale` (0.5 or 2), then a 3 x 3 convolution to `out` channels (EVSSM,
+    FFTformer)."""
 
     def __init__(self, width: int, out: int, scale: int | float) -> None:
         super().__init__()

@@ -31,9 +31,10 @@ class SS2D(nn.Module):
 
     `directions` are the turns under which the map is read row by row; EVSSM reads it once, as it lies, VMamba in four
     directions whose results are summed before the norm (Liu et al. 2024). `kernel` is the shape of the depth-wise
-    convolution on the parameters (delta, B, C) of the scan: `(7,)` runs along the flattened sequence as in the released
-    code, `(k, k)` over the map as the paper describes it. With `window`, maps larger than this many pixels are mixed in
-    overlapping windows that are averaged. No branch of it ever sees the whole batch: any batch size works.
+    convolution on the parameters (delta, B, C) of the scan: `(7,)` runs along the flattened sequence as in the
+    released code, `(k, k)` over the map as the paper describes it. With `window`, maps larger than this many pixels
+    are mixed in overlapping windows that are averaged. No branch of it ever sees the whole batch: any batch size
+    works.
     """
 
     def __init__(

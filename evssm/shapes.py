@@ -1,7 +1,7 @@
 """Names for the tensor shapes that most signatures share.
 
-The axis letters are the field's: `b` batch, `c` channels, `h w` image rows and columns, `l = h w` scan steps, `d` inner
-channels of a scan, `n` states per channel, `g` groups that share B and C.
+The axis letters are the field's: `b` batch, `c` channels, `h w` image rows and columns, `l = h w` scan steps, `d`
+inner channels of a scan, `n` states per channel, `g` groups that share B and C.
 """
 
 from jaxtyping import Float

@@ -1,4 +1,5 @@
-"""A learned gain for every frequency of 8 x 8 patches: the frequency filter of EVSSM's and FFTformer's feed-forward parts."""
+"""A learned gain for every frequency of 8 x 8 patches: the frequency filter of EVSSM's and FFTformer's feed-forward
+parts."""
 
 from functools import cache
 from math import pi
@@ -14,11 +15,12 @@ PATCH = 8
 
 
 class PatchSpectrum(nn.Module):
-    """Each 8 x 8 patch (grid anchored at the top left) with its 2-D Fourier coefficients multiplied by a real gain per channel.
+    """Each 8 x 8 patch (grid anchored at the top left), its Fourier coefficients multiplied by a gain per channel.
+    per channel.
 
-    Equal to `irfft2(rfft2(patch) * gain)`, computed in a real Fourier basis: cosine and sine of one frequency share their
-    gain, so the filter is two products with one 64 x 64 matrix and works on channels-last maps without reordering channels.
-    Initially all ones, the identity (Kong et al. 2023, Sec. 3.2; Kong et al. 2025, Sec. 3.1).
+    Equal to `irfft2(rfft2(patch) * gain)`, computed in a real Fourier basis: cosine and sine of one frequency share
+    their gain, so the filter is two products with one 64 x 64 matrix and works on channels-last maps without
+    reordering channels. Initially all ones, the identity (Kong et al. 2023, Sec. 3.2; Kong et al. 2025, Sec. 3.1).
     """
 
     def __init__(self, width: int) -> None:
@@ -44,8 +46,8 @@ class PatchSpectrum(nn.Module):
 def _real_fourier_basis(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """The orthonormal cosines and sines of an 8 x 8 patch, one per row, and the two entries of `gain` that own each.
 
-    In columns 0 and 4 of the half spectrum the rows k and 8 - k are conjugate partners, and a real result sees the mean of
-    their gains; elsewhere both owners are the same entry.
+    In columns 0 and 4 of the half spectrum the rows k and 8 - k are conjugate partners, and a real result sees the
+    mean of their gains; elsewhere both owners are the same entry.
     """
     n = torch.arange(PATCH, dtype=torch.float64)
     rows, owners = [], []

@@ -10,8 +10,8 @@ from evssm.shapes import Image, Maps
 def window_origins(length: int, edge: int) -> tuple[int, ...]:
     """Where windows of `edge` pixels start so that they cover `length` pixels with about equal overlap.
 
-    The steps are rounded up and the last window is moved back inside, so the origins are not symmetric: windows of a map
-    that lies turned are not the turned windows.
+    The steps are rounded up and the last window is moved back inside, so the origins are not symmetric: windows of a
+    map that lies turned are not the turned windows.
     """
     edge = min(edge, length)
     count = (length - 1) // edge + 1
@@ -21,7 +21,8 @@ def window_origins(length: int, edge: int) -> tuple[int, ...]:
 
 
 def split_windows(x: Image, edge: int) -> Maps:
-    """The windows of `x`, at most `edge` pixels high and wide, row by row along the batch axis: `(windows b) c h w`."""
+    """The windows of `x`, at most `edge` pixels high and wide, row by row along the batch axis: `(windows b) c h
+    w`."""
     h, w = x.shape[-2:]
     return torch.cat(
         [
@@ -33,7 +34,8 @@ def split_windows(x: Image, edge: int) -> Maps:
 
 
 def merge_windows(parts: Image, edge: int, h: int, w: int) -> Maps:
-    """The `h x w` map whose pixels are the plain mean of the windows that cover them: the inverse of `split_windows`."""
+    """The `h x w` map whose pixels are the plain mean of the windows that cover them: the inverse of
+    `split_windows`."""
     places = [(top, left) for top in window_origins(h, edge) for left in window_origins(w, edge)]
     windows = parts.unflatten(0, (len(places), -1))
     total = parts.new_zeros(windows.shape[1], h, w, parts.shape[1]).permute(

@@ -1,5 +1,6 @@
 """The networks by name: `MODELS` says what each is, `build` makes one."""
 
+from dataclasses import replace
 from difflib import get_close_matches
 from functools import partial
 from inspect import signature
@@ -9,8 +10,11 @@ from torch import nn
 
 from evssm.geometry import ANTI_TRANSPOSE, HALF_TURN, IDENTITY, TRANSPOSE
 from evssm.mixer import SS2D
-from evssm.models import evssm
+from evssm.models import evssm, mimo_unet, nafnet
 from evssm.models.description import Model, Recipe
+
+_RELEASED = ("evssm", "evssm-no-geot", "evssm-no-transpose", "evssm-no-flip")
+"""The variants that have the parameters of the released network."""
 
 _FOUR = partial(SS2D, directions=(IDENTITY, TRANSPOSE, HALF_TURN, ANTI_TRANSPOSE))
 _STILL = (IDENTITY,)
@@ -34,30 +38,70 @@ _EVSSM_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+_NAFNET = "Chen et al., Simple Baselines for Image Restoration, ECCV 2022; github.com/megvii-research/NAFNet"
+_MIMO = "Cho et al., Rethinking Coarse-to-Fine Approach in Image Deblurring, ICCV 2021; github.com/chosj95/MIMO-UNet"
+
+_BASELINES = {
+    "nafnet": Model("gated convolutions without activations", _NAFNET, nafnet.NAFNet, {}, nafnet.NAMING, nafnet.infer),
+    "nafnet-32": Model("NAFNet of half the width", _NAFNET, nafnet.NAFNet, {"width": 32}, nafnet.NAMING, nafnet.infer),
+    "mimo-unet": Model(
+        "residual blocks at three scales, each with its own input and output",
+        _MIMO,
+        mimo_unet.MIMOUNet,
+        {"residual_blocks": 8, "dropout": 0.0},
+        mimo_unet.NAMING,
+        mimo_unet.infer,
+    ),
+    "mimo-unet-plus": Model(
+        "MIMO-UNet with 20 residual blocks a stage", _MIMO, mimo_unet.MIMOUNet, {}, mimo_unet.NAMING, mimo_unet.infer
+    ),
+}
+
+_COMPACT: dict[str, dict[str, Any]] = {
+    "evssm": {"width": 16, "depths": (2, 2, 2)},
+    "nafnet": {"width": 8, "encoder_depths": (1, 1, 1, 6)},
+    "nafnet-32": {"width": 6, "encoder_depths": (1, 1, 1, 6)},
+    "mimo-unet": {"width": 10, "residual_blocks": 4},
+    "mimo-unet-plus": {"width": 8, "residual_blocks": 10},
+}
+
+
 def _evssm_models() -> dict[str, Model]:
     paper = "Kong et al., Efficient Visual State Space Model for Image Deblurring, CVPR 2025; github.com/kkkls/EVSSM"
-    compact = {"width": 16, "depths": (2, 2, 4)}
     return {
-        name + suffix: Model(summary + label, paper, evssm.EVSSM, arguments | size, evssm.NAMING, evssm.infer)
+        name: Model(summary, paper, evssm.EVSSM, arguments, evssm.NAMING if name in _RELEASED else None, evssm.infer)
         for name, (summary, arguments) in _EVSSM_VARIANTS.items()
-        for suffix, label, size in (("", "", {}), ("-compact", "; small, for one machine", compact))
     }
 
 
-MODELS: dict[str, Model] = _evssm_models()
+def _with_compact(models: dict[str, Model]) -> dict[str, Model]:
+    """The networks, each followed by its small version."""
+    return {
+        name + suffix: replace(
+            model, summary=model.summary + label, arguments=model.arguments | (_compact(name) if suffix else {})
+        )
+        for name, model in models.items()
+        for suffix, label in (("", ""), ("-compact", "; small, for one machine"))
+    }
+
+
+def _compact(name: str) -> dict[str, Any]:
+    """The arguments of the small version: every level and kind of layer, about half a million parameters."""
+    return _COMPACT[name] if name in _COMPACT else _COMPACT["evssm"]
+
+
+MODELS: dict[str, Model] = _with_compact({**_evssm_models(), **_BASELINES})
 
 
 def build(name: str, **overrides: Any) -> nn.Module:
-    """A fresh, untrained network; `forward` takes `b c h w` in [0, 1] with any h, w >= 16 and returns the same size.
+    """A fresh, untrained network: `b c h w` in [0, 1], with any h, w >= 16, to an image of the same size.
 
     `overrides` replace the arguments of the entry in `MODELS`. The network remembers both in `.recipe`. Raises `ValueError`
     for an unknown name, with the nearest known ones, and for an argument that the network does not have.
     """
     if name not in MODELS:
         near = get_close_matches(name, MODELS, n=3, cutoff=0.4) or sorted(MODELS)[:3]
-        raise ValueError(
-            f"no network is called {name!r}; near it: {', '.join(near)} (`evssm list` shows all)"
-        )
+        raise ValueError(f"no network is called {name!r}; near it: {', '.join(near)} (`evssm list` shows all)")
     model = MODELS[name]
     known = set(signature(model.network).parameters)
     if unknown := sorted(set(overrides) - known):

@@ -15,9 +15,9 @@ Shapes = Mapping[str, tuple[int, ...]]
 class Naming:
     """How the keys of an official repository's state dict follow from ours.
 
-    `renames` are pairs (regular expression, replacement as `re.sub` takes it) that turn one of our keys into the official
-    one, all applied, in this order. `order` lists the beginnings of official keys in the order of the official state dict; keys that share a
-    beginning keep the order in which our modules register them.
+    `renames` are pairs (regular expression, replacement as `re.sub` takes it) that turn one of our keys into the
+    official one, all applied, in this order. `order` lists the beginnings of official keys in the order of the
+    official state dict; keys that share a beginning keep the order in which our modules register them.
     """
 
     renames: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = ()
@@ -26,17 +26,18 @@ class Naming:
 
 @dataclass(frozen=True)
 class Model:
-    """One entry of `MODELS`: what the network is, where it comes from, how to make it and how to read its official weights.
+    """One entry of `MODELS`: what the network is, where it comes from, how to make it and to read its official weights.
+    weights.
 
-    `arguments` are the keyword arguments of this variant; `infer` finds the arguments that the shapes of an official state
-    dict determine.
+    `arguments` are the keyword arguments of this variant; `infer` finds the arguments that the shapes of an official
+    state dict determine; `naming` is `None` where no official repository has such a network.
     """
 
     summary: str
     source: str
     network: Callable[..., nn.Module]
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    naming: Naming = Naming()
+    naming: Naming | None = Naming()
     infer: Callable[[Shapes], dict[str, Any]] = lambda shapes: {}
 
 

@@ -1,7 +1,7 @@
 """EVSSM: a U-shaped network whose blocks turn the map before every scan (Kong et al. 2025, `kkkls/EVSSM`).
 
-The turns are never undone one by one: the residual stream itself lies turned, and comes home because each decoder level
-repeats its encoder level's turns. Each stage says in which frame its map lies.
+The turns are never undone one by one: the residual stream itself lies turned, and comes home because each decoder
+level repeats its encoder level's turns. Each stage says in which frame its map lies.
 """
 
 import re
@@ -30,10 +30,10 @@ class EVSSM(nn.Module):
 
     `depths` are the blocks of levels 1-3, the decoder repeating the encoder, or of all six stages in the order of the
     forward pass; where different counts leave a map turned against its skip or the input, it is turned back there.
-    `transforms` are the turns before successive blocks of a stage. `local` is `False` (scan the whole map, as in training),
-    `True` (the released test-time windows) or the window edges of levels 1-3. `mixer` makes the token mixer of a block from
-    its width and keyword `window`. With `checkpoint` set, blocks are recomputed in the backward pass: far less memory, about
-    a third more time.
+    `transforms` are the turns before successive blocks of a stage. `local` is `False` (scan the whole map, as in
+    training), `True` (the released test-time windows) or the window edges of levels 1-3. `mixer` makes the token
+    mixer of a block from its width and keyword `window`. With `checkpoint` set, blocks are recomputed in the backward
+    pass: far less memory, about a third more time.
     """
 
     def __init__(
@@ -49,9 +49,7 @@ class EVSSM(nn.Module):
     ) -> None:
         super().__init__()
         if len(depths) not in (3, 6):
-            raise ValueError(
-                f"depths needs three numbers (levels 1-3) or six (all stages in order), not {depths}"
-            )
+            raise ValueError(f"depths needs three numbers (levels 1-3) or six (all stages in order), not {depths}")
         depths = tuple(depths) if len(depths) == 6 else (*depths, *reversed(depths))
         edges = RELEASED_WINDOWS if local is True else local or (None, None, None)
         levels = (0, 1, 2, 2, 1, 0)
@@ -118,7 +116,8 @@ class EVSSM(nn.Module):
 
 
 class Block(nn.Module):
-    """An EVS block: turn the map, mix its pixels by a scan, then its channels; the map stays turned (Kong et al. 2025)."""
+    """An EVS block: turn the map, mix its pixels by a scan, then its channels; the map stays turned (Kong et al.
+    2025)."""
 
     def __init__(
         self,

@@ -11,9 +11,9 @@ from evssm.geometry import D4, IDENTITY
 class Stage:
     """One place in a network whose output is a feature map `b c h w`.
 
-    `name` is the module's path (`net.get_submodule(name)`), `stride` the image pixels per feature pixel. The stored map is
-    `frame(upright map)`; `window` is the edge, in feature pixels, of the windows that the module works in, or `None` where
-    it sees the whole map.
+    `name` is the module's path (`net.get_submodule(name)`), `stride` the image pixels per feature pixel. The stored
+    map is `frame(upright map)`; `window` is the edge, in feature pixels, of the windows that the module works in, or
+    `None` where it sees the whole map.
     """
 
     name: str
@@ -32,7 +32,7 @@ def stages(net: nn.Module) -> tuple[Stage, ...]:
     found = getattr(net, "stages", None)
     if found is None:
         raise LookupError(
-            f"{type(net).__name__} does not say where its feature maps live; give it an attribute `stages`, a sequence of "
-            "evssm.models.stages.Stage(name, channels, stride)"
+            f"{type(net).__name__} does not say where its feature maps live; give it `stages`, a list of "
+            "evssm.Stage(name, channels, stride)"
         )
     return tuple(found)

@@ -1,0 +1,21 @@
+"""Makes every figure: `make figures`, or `python figures/make.py [NAME ...]` for some of them."""
+
+import runpy
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+SCRIPTS = ("erf_networks", "erf_transforms")
+
+
+def main(names: list[str]) -> None:
+    if unknown := sorted(set(names) - set(SCRIPTS)):
+        sys.exit(f"no figure is called {', '.join(unknown)}; there are {', '.join(SCRIPTS)}")
+    for number, name in enumerate(names or SCRIPTS, start=1):
+        print(f"[{number}/{len(names or SCRIPTS)}] {name}", file=sys.stderr, flush=True)
+        for path in runpy.run_path(str(HERE / f"{name}.py"))["make"]():
+            print(path.relative_to(HERE.parent))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
