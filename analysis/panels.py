@@ -1,8 +1,9 @@
 """Receptive fields side by side: the arrangement that the figures and the command line share."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import ceil
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -19,20 +20,21 @@ PAPER_STYLE = "analysis.paper"
 def erf_panels(
     fields: Mapping[str, ERF], *, style: str = "honest", decades: float = 4, columns: int = 6, width: float = 7.16
 ) -> Figure:
-    """One panel for each named field, on one scale relative to each panel's maximum, with circles at R50 and R90.
+    """One panel for each named field, each relative to its own maximum on one scale, with circles at R50 and R90.
 
-    `style` is that of `draw_erf`; fields of the estimator "signed" are drawn with their signs. `width` is in inches. The
-    caption below says how the fields were made. Figures are drawn under `PAPER_STYLE`; saving is the caller's.
+    `style` is that of `draw_erf`; fields of the estimator "signed" are drawn with their signs. `width` is in inches.
+    The caption below says how the fields were made. Figures are drawn under `PAPER_STYLE`; saving is the caller's.
     """
     first = next(iter(fields.values()))
     signed = first.provenance["estimator"] == "signed"
-    rows = ceil(len(fields) / columns)
     columns = min(len(fields), columns)
+    rows = ceil(len(fields) / columns)
     h, w = first.map.shape
-    panel = (width - 0.9) / max(columns, 2)
+    edge = (width - 0.9) / max(columns, 3)
+    size = (0.9 + edge * columns, (edge * h / w + 0.35) * rows + 0.3)
     with plt.style.context(PAPER_STYLE):
         figure, grid = plt.subplots(
-            rows, columns, figsize=(0.9 + panel * columns, (panel * h / w + 0.45) * rows + 0.35), squeeze=False
+            rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False, layout="compressed"
         )
         panels = list(grid.flat)
         for ax, (name, field) in zip(panels, fields.items(), strict=False):
@@ -41,12 +43,14 @@ def erf_panels(
                 draw_signed_erf(ax, field.map, radii=radii, untrained=field.untrained)
             else:
                 draw_erf(ax, field.map, decades=decades, style=style, radii=radii, untrained=field.untrained)
-            ax.set_title(f"{name}\n$R_{{50}}$ {radii[0.5]:.1f}, $R_{{90}}$ {radii[0.9]:.1f} px")
-            ax.label_outer()
+            ax.set_title(name)
+            ax.set_xlabel(f"$R_{{50}}$ {radii[0.5]:.0f}, $R_{{90}}$ {radii[0.9]:.0f} px")
+        for ax in panels:
+            ax.set_ylabel("y [px]" if ax in grid[:, 0] else "")
         for ax in panels[len(fields) :]:
             ax.remove()
         draw_colorbar(panels[: len(fields)], style="signed" if signed else style)
-        figure.supxlabel(caption(fields), fontsize=6, color="0.35")
+        figure.supxlabel(fill(caption(fields), int(size[0] * 24)), fontsize=5.5, color="0.35")
     return figure
 
 
@@ -56,12 +60,15 @@ def caption(fields: Mapping[str, ERF]) -> str:
     h, w = made["size"]
     windows = sorted({tuple(field.provenance["windows"]) for field in fields.values()})
     mode = "whole map" if windows == [()] else "windows as stated"
-    plural = "s" * (len(made["images"]) > 1), "s" * (len(made["queries"]) > 1)
     residual = {"exclude": "input left out", "include": "input included"}.get(made["residual"], made["residual"])
     return (
-        f"{made['estimator']} of d output / d input, {residual}; {h} x {w} px, {len(made['images'])} photograph{plural[0]}, "
-        f"{len(made['queries'])} query pixel{plural[1]} each; {mode}; circles hold 50 % and 90 % of the mass"
+        f"{made['estimator']} of d output / d input, {residual}; {h} x {w} px, {_count(made['images'], 'image')}, "
+        f"{_count(made['queries'], 'query pixel')} each; {mode}; circles hold 50 % and 90 % of the mass"
     )
+
+
+def _count(things: Sequence[Any], name: str) -> str:
+    return f"{len(things)} {name}{'s' * (len(things) != 1)}"
 
 
 def save_figure(figure: Figure, stem: str | Path, *, command: str) -> list[Path]:

@@ -1,5 +1,6 @@
 """The numbers of a receptive field that stand beside its picture."""
 
+from collections.abc import Callable
 from typing import Any
 
 from analysis.field import ERF
@@ -11,7 +12,8 @@ AREAS = (0.2, 0.3, 0.5, 0.99)  # the thresholds that RepLKNet prints (Ding et al
 def summarise(field: ERF, *, beyond: int = 8) -> dict[str, Any]:
     """Radii in px, RepLKNet's area ratios, effective pixels, and asymmetry beyond `beyond` px of the query.
 
-    With two images or more, `interval` holds the 95 % bootstrap intervals over images of the radii and the asymmetry.
+    With two images or more, all with mass out there, `interval` holds the 95 % bootstrap intervals over images of the radii
+    and the asymmetry.
     """
     asymmetry = field.asymmetry(beyond)
     numbers: dict[str, Any] = {
@@ -21,12 +23,14 @@ def summarise(field: ERF, *, beyond: int = 8) -> dict[str, Any]:
         f"share_beyond_{beyond}px": field.share_beyond(beyond),
         f"asymmetry_beyond_{beyond}px": asymmetry._asdict(),
     }
-    if len(field.mass) > 1:
+    reaching = [field.subset([i]).share_beyond(beyond, "chebyshev") > 0 for i in range(len(field.mass))]
+    if len(reaching) > 1 and all(reaching):
         numbers["interval"] = {
             **{f"radius_{share:g}": field.interval("radius", share=share) for share in SHARES},
-            **{
-                name: field.interval(lambda erf, name=name: getattr(erf.asymmetry(beyond), name))
-                for name in asymmetry._fields
-            },
+            **{name: field.interval(_asymmetry(name, beyond)) for name in asymmetry._fields},
         }
     return numbers
+
+
+def _asymmetry(name: str, beyond: int) -> Callable[[ERF], float]:
+    return lambda erf: getattr(erf.asymmetry(beyond), name)

@@ -85,19 +85,21 @@ def erf(
     files = {name: _file_for(name, networks, weights or []) for name in networks}
     made = {name: _network(name, files[name], local, untrained, seed) for name in networks}
     fields = {}
+    out.mkdir(parents=True, exist_ok=True)
     with _progress() as track:
         for name, net in made.items():
-            fields[name] = kept_field(
-                out / f"erf_{_plain(name)}.npz",
-                net,
-                list(photographs.values()),
-                queries=_queries(queries),
-                estimator=estimator,
-                residual=residual,
-                seed=seed,
-                progress=track(name),
-                command=command_line(),
-            )
+            with _told_in_a_line(name, own=":" in name):
+                fields[name] = kept_field(
+                    out / f"erf_{_plain(name)}.npz",
+                    net,
+                    list(photographs.values()),
+                    queries=_queries(queries),
+                    estimator=estimator,
+                    residual=residual,
+                    seed=seed,
+                    progress=track(name),
+                    command=command_line(),
+                )
     picture = save_figure(erf_panels(fields, style=style), out / "erf", command=command_line())
     facts = {"command": command_line(), "images": list(photographs), "seed": seed}
     summary = {name: {**summarise(field), "made": field.provenance} for name, field in fields.items()}
@@ -149,6 +151,17 @@ def _network(name: str, file: str | None, local: bool, untrained: bool, seed: in
     return net
 
 
+@contextmanager
+def _told_in_a_line(name: str, *, own: bool) -> Iterator[None]:
+    """Says of a network of the user's own that it failed, and how, whatever it raised."""
+    try:
+        yield
+    except Exception as error:
+        if not own or isinstance(error, (ValueError, LookupError, OSError)):
+            raise
+        raise ValueError(f"{name} fails on an image of this size: {type(error).__name__}: {error}") from error
+
+
 def _file_for(name: str, networks: list[str], weights: list[str]) -> str | None:
     """The file that `--weights` gives this network."""
     for entry in weights:
@@ -164,13 +177,15 @@ def _file_for(name: str, networks: list[str], weights: list[str]) -> str | None:
 
 def _images(given: list[Path], size: str) -> dict[str, "Tensor"]:
     """The middle of each image by name; folders give what they hold."""
-    from evssm.images import SUFFIXES, crop_centre, read_image
+    from evssm.images import SMALLEST, SUFFIXES, crop_centre, read_image
     from evssm.photographs import photographs
 
     edge = re.fullmatch(r"(\d+)(?:x(\d+))?", size)
     if edge is None:
         raise ValueError(f"--size {size} is neither N nor HxW; try 256 or 256x384")
     h, w = int(edge[1]), int(edge[2] or edge[1])
+    if min(h, w) < SMALLEST:
+        raise ValueError(f"--size {size} has a side under {SMALLEST} pixels, the least that the networks take")
     if not given:
         return photographs((h, w))
     files = [

@@ -21,6 +21,7 @@ SIZE = 128
 def draw_fields(figure: str, networks: Mapping[str, str]) -> list[Path]:
     """The files of a figure with one panel for each network, untrained weights, seed 0; fields are kept in `data/`."""
     images = list(photographs(SIZE).values())
+    (HERE / "data").mkdir(exist_ok=True)
     command = f"python figures/make.py {figure}"
     fields = {}
     for name, title in networks.items():

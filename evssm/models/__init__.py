@@ -10,7 +10,7 @@ from torch import nn
 
 from evssm.geometry import ANTI_TRANSPOSE, HALF_TURN, IDENTITY, TRANSPOSE
 from evssm.mixer import SS2D
-from evssm.models import evssm, mimo_unet, nafnet
+from evssm.models import evssm, fftformer, mimo_unet, nafnet, restormer, stripformer
 from evssm.models.description import Model, Recipe
 
 _RELEASED = ("evssm", "evssm-no-geot", "evssm-no-transpose", "evssm-no-flip")
@@ -41,6 +41,19 @@ _EVSSM_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 _NAFNET = "Chen et al., Simple Baselines for Image Restoration, ECCV 2022; github.com/megvii-research/NAFNet"
 _MIMO = "Cho et al., Rethinking Coarse-to-Fine Approach in Image Deblurring, ICCV 2021; github.com/chosj95/MIMO-UNet"
 
+_RESTORMER = (
+    "Zamir et al., Restormer: Efficient Transformer for High-Resolution Image Restoration, CVPR 2022; "
+    "github.com/swz30/Restormer"
+)
+_FFTFORMER = (
+    "Kong et al., Efficient Frequency Domain-based Transformers for High-Quality Image Deblurring, CVPR 2023; "
+    "github.com/kkkls/FFTformer"
+)
+_STRIPFORMER = (
+    "Tsai et al., Stripformer: Strip Transformer for Fast Image Deblurring, ECCV 2022; "
+    "github.com/pp00704831/Stripformer-ECCV-2022-"
+)
+
 _BASELINES = {
     "nafnet": Model("gated convolutions without activations", _NAFNET, nafnet.NAFNet, {}, nafnet.NAMING, nafnet.infer),
     "nafnet-32": Model("NAFNet of half the width", _NAFNET, nafnet.NAFNet, {"width": 32}, nafnet.NAMING, nafnet.infer),
@@ -55,6 +68,38 @@ _BASELINES = {
     "mimo-unet-plus": Model(
         "MIMO-UNet with 20 residual blocks a stage", _MIMO, mimo_unet.MIMOUNet, {}, mimo_unet.NAMING, mimo_unet.infer
     ),
+    "restormer": Model(
+        "attention between channels, over the whole image",
+        _RESTORMER,
+        restormer.Restormer,
+        {},
+        restormer.NAMING,
+        restormer.infer,
+    ),
+    "restormer-dual-pixel": Model(
+        "Restormer for the two views of a dual-pixel sensor (takes b 6 h w)",
+        _RESTORMER,
+        restormer.Restormer,
+        {"dual_pixel": True},
+        restormer.NAMING,
+        restormer.infer,
+    ),
+    "fftformer": Model(
+        "attention as a product of patch spectra, in the decoder",
+        _FFTFORMER,
+        fftformer.FFTformer,
+        {},
+        fftformer.NAMING,
+        fftformer.infer,
+    ),
+    "stripformer": Model(
+        "attention within and between rows and columns",
+        _STRIPFORMER,
+        stripformer.Stripformer,
+        {},
+        stripformer.NAMING,
+        stripformer.infer,
+    ),
 }
 
 _COMPACT: dict[str, dict[str, Any]] = {
@@ -63,6 +108,10 @@ _COMPACT: dict[str, dict[str, Any]] = {
     "nafnet-32": {"width": 6, "encoder_depths": (1, 1, 1, 6)},
     "mimo-unet": {"width": 10, "residual_blocks": 4},
     "mimo-unet-plus": {"width": 8, "residual_blocks": 10},
+    "restormer": {"width": 8, "depths": (2, 3, 3, 4), "refinement": 2},
+    "restormer-dual-pixel": {"width": 8, "depths": (2, 3, 3, 4), "refinement": 2},
+    "fftformer": {"width": 12, "depths": (2, 2, 4), "refinement": 1},
+    "stripformer": {"widths": (16, 32, 80), "decoder_width": 48, "trunk": 4, "decoder": 2, "head": 8},
 }
 
 
@@ -78,7 +127,7 @@ def _with_compact(models: dict[str, Model]) -> dict[str, Model]:
     """The networks, each followed by its small version."""
     return {
         name + suffix: replace(
-            model, summary=model.summary + label, arguments=model.arguments | (_compact(name) if suffix else {})
+            model, summary=model.summary + label, arguments={**model.arguments, **(_compact(name) if suffix else {})}
         )
         for name, model in models.items()
         for suffix, label in (("", ""), ("-compact", "; small, for one machine"))
@@ -96,8 +145,8 @@ MODELS: dict[str, Model] = _with_compact({**_evssm_models(), **_BASELINES})
 def build(name: str, **overrides: Any) -> nn.Module:
     """A fresh, untrained network: `b c h w` in [0, 1], with any h, w >= 16, to an image of the same size.
 
-    `overrides` replace the arguments of the entry in `MODELS`. The network remembers both in `.recipe`. Raises `ValueError`
-    for an unknown name, with the nearest known ones, and for an argument that the network does not have.
+    `overrides` replace the arguments of the entry in `MODELS`. The network remembers both in `.recipe`. Raises
+    `ValueError` for an unknown name, with the nearest known ones, and for an argument that the network does not have.
     """
     if name not in MODELS:
         near = get_close_matches(name, MODELS, n=3, cutoff=0.4) or sorted(MODELS)[:3]
@@ -106,7 +155,7 @@ def build(name: str, **overrides: Any) -> nn.Module:
     known = set(signature(model.network).parameters)
     if unknown := sorted(set(overrides) - known):
         raise ValueError(f"{name} has no argument {', '.join(unknown)}; it takes {', '.join(sorted(known))}")
-    net = model.network(**{**model.arguments, **overrides})
+    net: Any = model.network(**{**model.arguments, **overrides})
     net.recipe = Recipe(name, overrides)
     net.provenance = None
     return net

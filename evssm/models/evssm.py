@@ -203,8 +203,10 @@ def infer(shapes: Shapes) -> dict[str, Any]:
     )
     arguments: dict[str, Any] = {"depths": depths[:3] if depths[:3] == depths[:2:-1] else depths}
     if embed := shapes.get("patch_embed.proj.weight"):
-        arguments["width"] = embed[0]
-        if hidden := shapes.get("encoder_level1.block0.ffn.project_out.weight"):
-            arguments["ffn_expansion"] = hidden[1] / embed[0]
+        arguments["width"] = width = embed[0]
+        if widest := shapes.get("encoder_level3.block0.ffn.project_out.weight"):
+            hidden = widest[1]  # int(4 width expansion): where rounding has lost a part, half a channel stands for it
+            ratios = (hidden / (4 * width), (hidden + 0.5) / (4 * width))
+            arguments["ffn_expansion"] = next(ratio for ratio in ratios if int(ratio * 4 * width) == hidden)
     arguments["bias"] = "output.bias" in shapes
     return arguments

@@ -1,0 +1,162 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from analysis import ERF
+from evssm import build, save
+from evssm.cli import main
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Runs the command line in an empty folder: exit status, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["evssm", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return ended.value.code, printed.out, printed.err
+
+    return run
+
+
+def photo(path, size=(40, 48), seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_list_shows_every_network_and_backend(run):
+    status, out, _ = run("list")
+    assert status == 0
+    assert "evssm-four-direction" in out
+    assert "reference: available" in out
+
+
+@pytest.mark.parametrize("command", [(), ("list",), ("erf",)])
+def test_help_shows_an_example_without_importing_torch(command):
+    code = "import sys; from evssm.cli import main; sys.argv = ['evssm', *sys.argv[1:]]\ntry: main()\nexcept SystemExit as e: print(e.code, 'torch' in sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", code, *command, "--help"], capture_output=True, text=True, check=True)
+    assert ended.stdout.splitlines()[-1] == "0 False"
+    assert not command or "Example: evssm" in ended.stdout
+
+
+def test_erf_leaves_a_picture_the_maps_and_a_sidecar_that_agree(run, tmp_path):
+    photo(tmp_path / "a.png")
+    photo(tmp_path / "b.png", seed=1)
+    status, out, err = run(
+        "erf", "nafnet-compact", "--untrained", "--image", tmp_path, "--size", "32x40", "--out", "made"
+    )
+    assert (status, err) == (0, "")
+    assert out.split() == ["made/erf.png", "made/erf.pdf", "made/erf.json"]
+    field = ERF.load(tmp_path / "made" / "erf_nafnet-compact.npz")
+    assert field.map.shape == (32, 40)
+    assert len(field.mass) == 2
+    assert field.untrained
+    facts = json.loads((tmp_path / "made" / "erf.json").read_text())
+    assert facts["fields"]["nafnet-compact"]["radius"]["0.5"] == field.radius(0.5)
+    assert facts["versions"]["torch"] == torch.__version__
+    assert facts["command"].startswith("evssm erf nafnet-compact --untrained")
+    picture = Image.open(tmp_path / "made" / "erf.png")
+    assert picture.text["evssm:command"] == facts["command"]
+
+
+def test_a_second_run_reads_what_is_there_and_another_question_is_computed(run, tmp_path):
+    image = photo(tmp_path / "a.png")
+    words = ("erf", "nafnet-compact", "--untrained", "--image", image, "--size", "32", "--out", "made")
+    kept = tmp_path / "made" / "erf_nafnet-compact.npz"
+    run(*words)
+    first = kept.stat().st_mtime_ns
+    run(*words)
+    assert kept.stat().st_mtime_ns == first
+    run(*words, "--seed", 1)
+    assert kept.stat().st_mtime_ns != first
+
+
+def test_trained_weights_are_read_and_the_picture_says_nothing_of_untrained_ones(run, tmp_path):
+    save(build("nafnet-compact"), tmp_path / "weights.safetensors", steps=10, data="nothing real")
+    image = photo(tmp_path / "a.png")
+    status, *_ = run(
+        "erf", "nafnet-compact", "--weights", "weights.safetensors", "--image", image, "--size", 32, "--out", "made"
+    )
+    assert status == 0
+    assert not ERF.load(tmp_path / "made" / "erf_nafnet-compact.npz").untrained
+
+
+OWN = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 5, padding=2)
+    def forward(self, x):
+        return x + self.conv(x)
+
+def sharpen(x):
+    return 2 * x - nn.functional.avg_pool2d(x, 3, 1, 1)
+
+def fussy(x):
+    raise RuntimeError("sides must be multiples of 64")
+"""
+
+
+@pytest.mark.parametrize("name", ["Net", "sharpen"])
+def test_a_network_of_ones_own_is_found_in_the_current_folder(run, tmp_path, name):
+    module = f"own_{name.lower()}_{os.getpid()}"
+    (tmp_path / f"{module}.py").write_text(OWN)
+    image = photo(tmp_path / "a.png")
+    status, out, err = run("erf", f"{module}:{name}", "--image", image, "--size", 32, "--out", "made")
+    assert (status, err) == (0, "")
+    support = ERF.load(next((tmp_path / "made").glob("*.npz"))).map > 0
+    reach = 2 if name == "Net" else 1
+    assert support.sum() == (2 * reach + 1) ** 2
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (("erf", "evsm"), "near it: evssm"),
+        (("erf", "evssm-compact"), "--untrained"),
+        (("erf", "evssm-compact", "--untrained", "--size", "big"), "neither N nor HxW"),
+        (("erf", "evssm-compact", "--untrained", "--size", "8"), "16"),
+        (("erf", "evssm-compact", "--untrained", "--size", "9999"), "cannot cut"),
+        (("erf", "evssm-compact", "--untrained", "--size", "64", "--queries", "70,3"), "outside the image"),
+        (("erf", "evssm-compact", "--untrained", "--size", "64", "--estimator", "sum"), "rss, abs"),
+        (("erf", "evssm-compact", "--untrained", "--image", "missing.png"), "missing.png"),
+        (("erf", "evssm-compact", "--untrained", "--image", "empty"), "no image in"),
+        (("erf", "evssm-compact", "--weights", "zero.pth"), "zero.pth"),
+        (("erf", "evssm-compact", "nafnet-compact", "--weights", "zero.pth"), "NAME=zero.pth"),
+        (("erf", "evssm-compact", "--weights", "nafnet.safetensors"), "nafnet"),
+        (("erf", "nosuchmodule:net"), "cannot import nosuchmodule"),
+        (("erf", "json:nothing"), "has no nothing"),
+        (("erf", "fussy:fussy"), "sides must be multiples of 64"),
+        (("erf", "evssm-compact", "--bogus"), "--bogus"),
+        (("bogus",), "bogus"),
+    ],
+)
+def test_what_the_caller_got_wrong_is_one_line_and_status_2_and_leaves_nothing(run, tmp_path, words, part):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "zero.pth").touch()
+    (tmp_path / "fussy.py").write_text(OWN)
+    save(build("nafnet-compact"), tmp_path / "nafnet.safetensors")
+    before = {path for path in tmp_path.rglob("*") if "__pycache__" not in path.parts}
+    status, out, err = run(*words)
+    assert (status, out) == (2, "")
+    assert err.startswith("evssm: ")
+    assert err.count("\n") == 1
+    assert part in err
+    sys.modules.pop("fussy", None)
+    left = {path for path in tmp_path.rglob("*") if "__pycache__" not in path.parts} - before
+    assert left <= {tmp_path / "erf"}
+    assert not any(path.is_file() for path in left)
