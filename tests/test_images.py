@@ -1,9 +1,14 @@
 """Image files: exact where they can be, one clear line where they cannot; and the photographs that are always there."""
 
+import ast
+import contextlib
+import os
 import struct
+import sys
 import zlib
 from io import BytesIO
 from itertools import product
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,6 +16,8 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+import evssm.images
+import evssm.photographs
 from evssm.images import crop_centre, read_image, write_image
 from evssm.photographs import PHOTOGRAPHS, photograph, photographs
 
@@ -271,17 +278,38 @@ def test_missing_files_and_folders_are_told_apart(tmp_path):
         read_image(tmp_path)
 
 
-def test_the_log_of_opencv_is_left_as_it_was(tmp_path):
-    log = cv2.utils.logging
-    before = log.getLogLevel()
-    log.setLogLevel(log.LOG_LEVEL_ERROR)
-    try:
-        read(tmp_path, png(levels(16), 28, 20, 16, 2))
-        with pytest.raises(ValueError):
-            read(tmp_path, tiff(RNG.random(SHAPE))[:900])
-        assert log.getLogLevel() == log.LOG_LEVEL_ERROR
-    finally:
-        log.setLogLevel(before)
+@pytest.mark.parametrize("module", [evssm.images, evssm.photographs])
+def test_importing_costs_no_image_library(module):
+    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+    names = [alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module for node in tree.body if isinstance(node, ast.ImportFrom)]
+    assert {"torch", "evssm.geometry", "evssm.images"} & set(names)
+    assert not {"cv2", "PIL", "skimage"} & {name.split(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_no_decoder_writes_past_us_and_standard_error_comes_back(tmp_path, capfd, kind):
+    whole = (
+        png(levels(16), 28, 20, 16, 2)
+        if kind == "PNG"
+        else encoded(Image.fromarray(levels(8)), kind, compression="tiff_lzw")
+    )
+    for place in RNG.integers(8, len(whole), 60):
+        damaged = bytearray(whole)
+        damaged[place] ^= RNG.integers(1, 256, dtype=np.uint8)
+        with contextlib.suppress(ValueError):  # some bytes do not matter
+            read(tmp_path, damaged)
+    os.write(2, b"still here")
+    assert capfd.readouterr() == ("", "still here")
+
+
+def test_images_are_read_where_there_is_no_standard_error(tmp_path, monkeypatch):
+    def closed(descriptor):
+        raise OSError("bad file descriptor")
+
+    data = png(levels(16), 28, 20, 16, 2)
+    monkeypatch.setattr(os, "dup", closed)
+    assert read(tmp_path, data).shape == (3, 20, 28)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".tiff", ".PNG"])
@@ -364,7 +392,7 @@ def test_a_scikit_image_without_its_photographs_is_told(monkeypatch, tmp_path):
     (tmp_path / "skimage").mkdir()
     (tmp_path / "skimage" / "__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(__import__("sys").modules, "skimage", raising=False)
+    monkeypatch.delitem(sys.modules, "skimage", raising=False)
     with pytest.raises(FileNotFoundError, match=r"skimage.data.coffee\.png; reinstall"):
         photograph("coffee")
     monkeypatch.setattr("evssm.photographs.find_spec", lambda name: None)
