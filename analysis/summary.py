@@ -12,8 +12,8 @@ AREAS = (0.2, 0.3, 0.5, 0.99)  # the thresholds that RepLKNet prints (Ding et al
 def summarise(field: ERF, *, beyond: int = 8) -> dict[str, Any]:
     """Radii in px, RepLKNet's area ratios, effective pixels, and asymmetry beyond `beyond` px of the query.
 
-    With two images or more, all with mass out there, `interval` holds the 95 % bootstrap intervals over images of the radii
-    and the asymmetry.
+    With two images or more, all with mass out there, `interval` holds the 95 % bootstrap intervals over images of the
+    radii and the asymmetry.
     """
     asymmetry = field.asymmetry(beyond)
     numbers: dict[str, Any] = {

@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from evssm.geometry import D4, IDENTITY
-from evssm.layers import LayerNorm2d, at_least_float32, gated_gelu
+from evssm.layers import LayerNorm2d, at_least_float32, gated_gelu, inverse_softplus_of_log_uniform
 from evssm.scan import selective_scan
 from evssm.shapes import Image
-from evssm.windows import merge_windows, split_windows
+from evssm.windows import in_windows
 
 
 class ScanInputs(NamedTuple):
@@ -55,7 +55,7 @@ class SS2D(nn.Module):
         projections = [nn.Linear(inner, selection, bias=False).weight for _ in directions]
         self.x_proj_weight = nn.Parameter(torch.stack([weight.detach() for weight in projections]))
         self.dt_projs_weight = nn.Parameter(torch.empty(k, inner, rank).uniform_(-(rank**-0.5), rank**-0.5))
-        self.dt_projs_bias = nn.Parameter(_inverse_softplus_of_log_uniform(k, inner))
+        self.dt_projs_bias = nn.Parameter(inverse_softplus_of_log_uniform(k, inner))
         self.A_logs = nn.Parameter(torch.arange(1.0, state + 1).log().repeat(k * inner, 1))
         self.Ds = nn.Parameter(torch.ones(k * inner))
         self.in_proj = nn.Linear(width, 2 * inner, bias=False)
@@ -71,10 +71,7 @@ class SS2D(nn.Module):
         self.out_proj = nn.Linear(inner, width, bias=False)
 
     def forward(self, x: Image) -> Image:
-        h, w = x.shape[-2:]
-        if self.window is None or max(h, w) <= self.window:
-            return self._mix(x)
-        return merge_windows(self._mix(split_windows(x, self.window)), self.window, h, w)
+        return in_windows(self._mix, x, self.window)
 
     def scan_inputs(self, x: Image) -> tuple[ScanInputs, ...]:
         """What each direction's scan runs on for the branch's input `x` (one window), in `directions`' order."""
@@ -119,9 +116,7 @@ class SS2D(nn.Module):
         s = self._convolve(s, k)
         t, B, C = rearrange(s, "b s h w -> b (h w) s", h=h).split((self.rank, self.state, self.state), dim=-1)
         delta = F.linear(t, self.dt_projs_weight[k]).mT
-        return tuple(
-            at_least_float32(value) for value in (rearrange(u, "b d h w -> b d (h w)"), delta, B.mT, C.mT)
-        )  # type: ignore[return-value]
+        return tuple(at_least_float32(value) for value in (rearrange(u, "b d h w -> b d (h w)"), delta, B.mT, C.mT))  # type: ignore[return-value]
 
     def _convolve(self, s: Image, k: int) -> Image:
         """The depth-wise convolution on direction `k`'s parameters; 1-D kernels run on across the ends of rows."""
@@ -130,18 +125,9 @@ class SS2D(nn.Module):
         if weight.dim() == 4:
             return F.conv2d(s, weight, bias, padding=self.x_conv.padding, groups=s.shape[1])
         line = rearrange(s, "b s h w -> b s 1 (h w)")
-        line = F.conv2d(
-            line, weight[:, :, None], bias, padding=(0, self.x_conv.padding[0]), groups=s.shape[1]
-        )
+        line = F.conv2d(line, weight[:, :, None], bias, padding=(0, self.x_conv.padding[0]), groups=s.shape[1])
         return rearrange(line, "b s 1 (h w) -> b s h w", h=s.shape[-2])
 
     def _transition(self, k: int) -> tuple[Float[Tensor, "d n"], Float[Tensor, " d"]]:
         A_logs, Ds = (at_least_float32(p).chunk(len(self.directions))[k] for p in (self.A_logs, self.Ds))
         return -A_logs.exp(), Ds
-
-
-def _inverse_softplus_of_log_uniform(*shape: int) -> Tensor:
-    """Biases whose softplus is log-uniform in [1e-3, 1e-1], as Mamba starts its steps (Gu & Dao 2023, Sec. 3.6)."""
-    low, high = torch.tensor([1e-3, 1e-1]).log()
-    step = torch.empty(shape).uniform_(float(low), float(high)).exp().clamp(min=1e-4)
-    return step + torch.log(-torch.expm1(-step))

@@ -1,5 +1,6 @@
 """Overlapping windows that cover a map, as EVSSM's released test-time network places them, and their average."""
 
+from collections.abc import Callable
 from math import ceil
 
 import torch
@@ -46,3 +47,11 @@ def merge_windows(parts: Image, edge: int, h: int, w: int) -> Maps:
         total[..., top : top + edge, left : left + edge] += window
         cover[top : top + edge, left : left + edge] += 1
     return total / cover
+
+
+def in_windows(mix: Callable[[Image], Image], x: Image, edge: int | None) -> Image:
+    """`mix(x)`, taken in windows and averaged where `x` is larger than `edge` pixels (`None`: never)."""
+    h, w = x.shape[-2:]
+    if edge is None or max(h, w) <= edge:
+        return mix(x)
+    return merge_windows(mix(split_windows(x, edge)), edge, h, w)

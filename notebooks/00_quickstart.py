@@ -15,8 +15,8 @@
 # # How far does a network look?
 #
 # The effective receptive field of a deblurring network: how strongly each input pixel moves one output pixel. This
-# notebook computes it for a small EVSSM and a small NAFNet on real photographs, and looks at what EVSSM's turns do to its
-# feature maps on the way.
+# notebook computes it for a small EVSSM and a small NAFNet on real photographs, and looks on the way at what EVSSM's
+# turns do to its feature maps.
 
 # %%
 import matplotlib.pyplot as plt
@@ -55,7 +55,7 @@ for ax, (name, image) in zip(axes, images.items(), strict=True):
 batch = torch.stack(list(images.values()))
 with torch.no_grad():
     restored = nets["evssm-compact"](batch)
-restored.shape == batch.shape
+tuple(restored.shape)
 
 # %% [markdown]
 # ## How do the maps inside lie?
@@ -82,8 +82,8 @@ for k, (name, found) in enumerate(maps.items()):
 # %% [markdown]
 # ## The receptive field
 #
-# The default estimator is the root of the summed squares of all derivatives, so that nothing cancels; the input that the
-# network adds back is left out. Each field is relative to its own maximum; the circles hold 50 % and 90 % of the mass.
+# The default estimator is the root of the summed squares of all derivatives, so that nothing cancels; the input that
+# the network adds back is left out. Each field is relative to its own maximum; circles hold 50 % and 90 % of the mass.
 
 # %%
 fields = {name: effective_receptive_field(net, list(images.values())) for name, net in nets.items()}
@@ -94,7 +94,7 @@ erf_panels(fields)
 
 # %%
 figure, ax = plt.subplots(figsize=(5, 3), layout="constrained")
-draw_radial_profile(ax, {name: field.profile() for name, field in fields.items()});
+ax = draw_radial_profile(ax, {name: field.profile() for name, field in fields.items()})
 
 # %%
 for name, field in fields.items():
@@ -109,11 +109,11 @@ for name, field in fields.items():
 # ## What to take from it
 
 # %%
-wider = max(fields, key=lambda name: fields[name].radius(0.9))
-other = min(fields, key=lambda name: fields[name].radius(0.9))
+radii = {name: field.radius(0.9) for name, field in fields.items()}
+wide, narrow = max(radii, key=radii.get), min(radii, key=radii.get)
+untrained = [name for name, field in fields.items() if field.untrained]
 print(
-    f"On these {len(images)} photographs 90 % of the sensitivity of {wider} lies within {fields[wider].radius(0.9):.0f} px, "
-    f"of {other} within {fields[other].radius(0.9):.0f} px.\n"
-    f"Trained: {', '.join(str(not field.untrained) for field in fields.values())}. Untrained fields say how a network is "
-    "built, not what it has learnt."
+    f"On these {len(images)} photographs 90 % of the sensitivity lies within {radii[wide]:.0f} px for {wide}, "
+    f"within {radii[narrow]:.0f} px for {narrow}.\n"
+    f"Untrained: {', '.join(untrained) or 'none'}. Such a field says how a network is built, not what it has learnt."
 )

@@ -2,7 +2,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,10 +41,21 @@ def test_list_shows_every_network_and_backend(run):
     assert "reference: available" in out
 
 
+WATCHED = """
+import sys
+from evssm.cli import main
+try:
+    main()
+except SystemExit as ended:
+    print(ended.code, "torch" in sys.modules)
+"""
+
+
 @pytest.mark.parametrize("command", [(), ("list",), ("erf",)])
 def test_help_shows_an_example_without_importing_torch(command):
-    code = "import sys; from evssm.cli import main; sys.argv = ['evssm', *sys.argv[1:]]\ntry: main()\nexcept SystemExit as e: print(e.code, 'torch' in sys.modules)"
-    ended = subprocess.run([sys.executable, "-c", code, *command, "--help"], capture_output=True, text=True, check=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", WATCHED, *command, "--help"], capture_output=True, text=True, check=True
+    )
     assert ended.stdout.splitlines()[-1] == "0 False"
     assert not command or "Example: evssm" in ended.stdout
 
@@ -116,7 +126,7 @@ def test_a_network_of_ones_own_is_found_in_the_current_folder(run, tmp_path, nam
     module = f"own_{name.lower()}_{os.getpid()}"
     (tmp_path / f"{module}.py").write_text(OWN)
     image = photo(tmp_path / "a.png")
-    status, out, err = run("erf", f"{module}:{name}", "--image", image, "--size", 32, "--out", "made")
+    status, _, err = run("erf", f"{module}:{name}", "--image", image, "--size", 32, "--out", "made")
     assert (status, err) == (0, "")
     support = ERF.load(next((tmp_path / "made").glob("*.npz"))).map > 0
     reach = 2 if name == "Net" else 1

@@ -13,9 +13,7 @@ from evssm.layers import LayerNorm2d, Resize, RMSNorm2d, gated_gelu, pad_to_mult
 def test_padding_agrees_with_numpy_even_beyond_the_map(size, mode):
     x = torch.rand(2, 3, *size)
     missing = [(0, -side % 32) for side in size]
-    assert_close(
-        pad_to_multiple(x, 32, mode).numpy(), np.pad(x.numpy(), [(0, 0), (0, 0), *missing], mode=mode)
-    )
+    assert_close(pad_to_multiple(x, 32, mode).numpy(), np.pad(x.numpy(), [(0, 0), (0, 0), *missing], mode=mode))
 
 
 def test_a_single_row_cannot_be_reflected():

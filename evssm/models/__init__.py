@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from evssm.geometry import ANTI_TRANSPOSE, HALF_TURN, IDENTITY, TRANSPOSE
+from evssm.mamba2 import Mamba2
 from evssm.mixer import SS2D
 from evssm.models import evssm, fftformer, mimo_unet, nafnet, restormer, stripformer
 from evssm.models.description import Model, Recipe
@@ -38,6 +39,16 @@ _EVSSM_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+_MAMBA2: dict[str, tuple[str, dict[str, Any]]] = {
+    "evssm2": ("EVSSM with Mamba-2 in place of its SSM branch", {"mixer": Mamba2}),
+    "evssm2-no-geot": ("EVSSM2 w/o GeoT: the map is never turned", {"mixer": Mamba2, "transforms": _STILL}),
+}
+"""The paper's Table 9 gives EVSSM2 24 M parameters and 148 G operations, and no settings. Mamba2's defaults (expand 4,
+96 states, heads of 64 channels, one group; the EDFFN stays) make 24,000,516 parameters. At 256 x 256 its convolutions
+and linear layers take 180.2 G multiply-adds; without Mamba-2's own convolution and output projection, which a counter
+would miss if it could not look into a fused kernel (a guess), 149.2 G. No setting has both published numbers when
+everything is counted: 24 M parameters, each used at every pixel of its level, take at least 174 G."""
+
 _NAFNET = "Chen et al., Simple Baselines for Image Restoration, ECCV 2022; github.com/megvii-research/NAFNet"
 _MIMO = "Cho et al., Rethinking Coarse-to-Fine Approach in Image Deblurring, ICCV 2021; github.com/chosj95/MIMO-UNet"
 
@@ -54,7 +65,7 @@ _STRIPFORMER = (
     "github.com/pp00704831/Stripformer-ECCV-2022-"
 )
 
-_BASELINES = {
+_BASELINES: dict[str, Model] = {
     "nafnet": Model("gated convolutions without activations", _NAFNET, nafnet.NAFNet, {}, nafnet.NAMING, nafnet.infer),
     "nafnet-32": Model("NAFNet of half the width", _NAFNET, nafnet.NAFNet, {"width": 32}, nafnet.NAMING, nafnet.infer),
     "mimo-unet": Model(
@@ -102,8 +113,12 @@ _BASELINES = {
     ),
 }
 
+_SMALL_MAMBA2 = partial(Mamba2, state=16, head=16, expand=2)
+
 _COMPACT: dict[str, dict[str, Any]] = {
     "evssm": {"width": 16, "depths": (2, 2, 2)},
+    "evssm2": {"width": 16, "depths": (2, 2, 2), "mixer": _SMALL_MAMBA2},
+    "evssm2-no-geot": {"width": 16, "depths": (2, 2, 2), "mixer": _SMALL_MAMBA2},
     "nafnet": {"width": 8, "encoder_depths": (1, 1, 1, 6)},
     "nafnet-32": {"width": 6, "encoder_depths": (1, 1, 1, 6)},
     "mimo-unet": {"width": 10, "residual_blocks": 4},
@@ -119,7 +134,7 @@ def _evssm_models() -> dict[str, Model]:
     paper = "Kong et al., Efficient Visual State Space Model for Image Deblurring, CVPR 2025; github.com/kkkls/EVSSM"
     return {
         name: Model(summary, paper, evssm.EVSSM, arguments, evssm.NAMING if name in _RELEASED else None, evssm.infer)
-        for name, (summary, arguments) in _EVSSM_VARIANTS.items()
+        for name, (summary, arguments) in {**_EVSSM_VARIANTS, **_MAMBA2}.items()
     }
 
 
