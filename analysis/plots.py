@@ -124,8 +124,9 @@ def _show(ax: Axes, level: Field, low: Number, high: Number, cmap: Colormap) -> 
 
 
 def _annotate(ax: Axes, radii: Mapping[float, Number], untrained: bool, *, colour: str, outline: str) -> Axes:
-    for share, radius in radii.items():
-        _circle(ax, f"{100 * share:g} %", radius, colour=colour, outline=outline)
+    for index, (share, radius) in enumerate(sorted(radii.items())):
+        top = index % 2 == 1  # neighbours bear their names on opposite sides, where they cannot meet
+        _circle(ax, f"{100 * share:g} %", radius, top, colour=colour, outline=outline)
     if untrained:
         box = {"boxstyle": "round,pad=0.25", "facecolor": "black", "edgecolor": "white", "linewidth": 0.4}
         where: dict[str, Any] = {"transform": ax.transAxes, "ha": "center", "va": "bottom"}
@@ -133,8 +134,8 @@ def _annotate(ax: Axes, radii: Mapping[float, Number], untrained: bool, *, colou
     return ax
 
 
-def _circle(ax: Axes, name: str, radius: Number, *, colour: str, outline: str) -> None:
-    """A circle around the query with its name on top; the limits of the axes stay as they are."""
+def _circle(ax: Axes, name: str, radius: Number, top: bool, *, colour: str, outline: str) -> None:
+    """A circle around the query with its name at the top or the bottom; the limits of the axes stay as they are."""
     halo = [withStroke(linewidth=1.2, foreground=outline)]
     limits: dict[str, Any] = {"xlim": ax.get_xlim(), "ylim": ax.get_ylim()}
     ax.add_patch(Circle((0, 0), radius, fill=False, edgecolor=colour, linewidth=0.6, path_effects=halo))
@@ -143,18 +144,15 @@ def _circle(ax: Axes, name: str, radius: Number, *, colour: str, outline: str) -
     if radius > reach:
         return
     inside = radius > 0.75 * reach  # so that no name leaves the picture, and none hides the peak
-    place: dict[str, Any] = {
-        "xytext": (0, -1.5 if inside else 1),
-        "va": "top" if inside else "bottom",
-        "ha": "center",
-    }
+    below = inside == top
+    place: dict[str, Any] = {"xytext": (0, -1.5 if below else 1), "va": "top" if below else "bottom", "ha": "center"}
     text: dict[str, Any] = {
         "fontsize": 5.5,
         "color": colour,
         "path_effects": halo,
         "textcoords": "offset points",
     }
-    ax.annotate(name, (0, -radius), **place, **text)
+    ax.annotate(name, (0, -radius if top else radius), **place, **text)
 
 
 def _upper_half(name: str) -> ListedColormap:

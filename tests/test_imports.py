@@ -14,11 +14,11 @@ ORDER = [
     *("evssm.models.stages", "evssm.models.description", "evssm.naming"),
     *("evssm.models.evssm", "evssm.models.nafnet", "evssm.models.mimo_unet"),
     *("evssm.models.restormer", "evssm.models.fftformer", "evssm.models.stripformer", "evssm.models"),
-    *("evssm.provenance", "evssm.weights", "evssm.hooks", "evssm.images", "evssm.photographs"),
-    *("evssm",),
-    *("analysis.inputs", "analysis.queries", "analysis.borrow", "analysis.sensitivity"),
-    *("analysis.field_statistics", "analysis.bootstrap", "analysis.stamp", "analysis.field", "analysis.erf"),
-    *("analysis.plots", "analysis"),
+    *("evssm.provenance", "evssm.sidecar", "evssm.weights", "evssm.hooks"),
+    *("evssm.images", "evssm.photographs", "evssm.foreign", "evssm"),
+    *("analysis.inputs", "analysis.queries", "analysis.borrow", "analysis.sensitivity", "analysis.stamp"),
+    *("analysis.field_statistics", "analysis.bootstrap", "analysis.field", "analysis.erf", "analysis.kept"),
+    *("analysis.summary", "analysis.plots", "analysis.panels", "analysis"),
     *("evssm.cli", "evssm.__main__"),
 ]
 FILES = sorted([*ROOT.glob("evssm/**/*.py"), *ROOT.glob("analysis/**/*.py")])
