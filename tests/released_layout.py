@@ -89,9 +89,7 @@ class EVS(nn.Module):
 class ReleasedEVSSM(nn.Module):
     """The training network: sides must be multiples of 32."""
 
-    def __init__(
-        self, width: int, depths: tuple[int, int, int], scan: Callable[..., Tensor] = selective_scan
-    ) -> None:
+    def __init__(self, width: int, depths: tuple[int, int, int], scan: Callable[..., Tensor] = selective_scan) -> None:
         super().__init__()
 
         def level(i: int) -> nn.Module:
