@@ -1,4 +1,4 @@
-"""The selective scan: every backend against the definition, against published numbers, and where scans usually break."""
+"""The selective scan: every backend against the definition, the reference of Mamba, and where scans usually break."""
 
 import inspect
 import subprocess
@@ -109,8 +109,8 @@ def test_every_backend_agrees_with_the_definition(b, per_group, groups, l, n, sm
 
 @pytest.mark.parametrize("backend", FAST)
 def test_single_precision_loses_almost_nothing_on_a_long_sequence(backend):
-    inputs = random_inputs(b=1, d=48, l=4096, n=8, dtype=torch.float32)
-    inputs["A"] = -torch.arange(1.0, 9.0).expand(48, 8)  # EVSSM's first values
+    inputs = random_inputs(b=1, d=50, l=4096, n=8, dtype=torch.float32)
+    inputs["A"] = -torch.arange(1.0, 9.0).expand(50, 8)  # EVSSM's first values
     inputs["delta_bias"] -= 4  # steps of about a hundredth, as networks take them
     dy = torch.randn_like(inputs["u"])
     exact = outputs_and_gradients({name: x.double() for name, x in inputs.items()}, dy.double(), backend="numba")
@@ -396,7 +396,7 @@ def test_importing_the_scan_does_not_import_numba():
 
 def test_an_unknown_backend_is_refused_with_the_known_ones():
     assert {"reference", "torch"} <= set(scan_backends())
-    with pytest.raises(ValueError, match="'cuda'.*'reference', 'torch', 'numba' and 'auto'"):
+    with pytest.raises(ValueError, match=r"'cuda'.*'reference', 'torch', 'numba' and 'auto'"):
         selective_scan(**random_inputs(), backend="cuda")
 
 

@@ -1,0 +1,1059 @@
+"""The selective scan on a CPU, forward and backward, compiled by numba when it is first asked for.
+
+Tensors are sequence-major here: u and delta `(b, l, d)`, B and C `(b, l, g, n)`, so that the channels of one step lie
+side by side. A lane vector holds 64 bytes of them (16 float32 or 8 float64). One *tile* of that many channels runs
+through a *chunk* of 32 steps with all its states in registers; up to six tiles of one group make a *block*, and one
+block of one batch entry is a task for one thread. Only the states at chunk borders are kept for the backward pass,
+which runs the chunks again, last one first. No sum depends on the number of threads.
+
+The compiler is told about vectors explicitly, as LLVM vector types, rather than left to find them in loops; LLVM splits
+them where the processor's registers are narrower. What follows is in four parts: vectors and their functions, the words
+that kernels are written in, one chunk of one tile, and whole passes; then the way from tensors to addresses.
+"""
+# Everything here is marked @no_type_check: the import hook that checks shapes in the tests would wrap the functions,
+# and numba cannot compile a wrapper.
+
+import os
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import lru_cache
+from math import ceil, factorial, log
+from typing import NamedTuple, no_type_check
+
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils, config
+from numba.extending import intrinsic, models, register_model
+
+if config.DISABLE_JIT:  # type: ignore[attr-defined]
+    raise ImportError("numba's compiler is switched off by NUMBA_DISABLE_JIT")
+
+VECTOR = 64  # bytes of a lane vector
+CHUNK = 32  # steps between kept states; a chunk's decays and states have to stay in the first cache levels
+BLOCK = 6  # tiles per task at most: more make fewer sums over channels, fewer leave more tasks for threads
+STATES = 8  # states of a channel that are held in registers at a time
+SKEW = 18 * VECTOR  # bytes between working arrays, so that rows in use at once fall into different sets of a cache
+LOG2E = 1 / log(2)
+WORTH_THREADS = 2**20  # state updates from which on a second thread pays for its start
+
+
+# --- polynomials ------------------------------------------------------------------------------------------------------
+
+
+@no_type_check
+def _interpolated(function, low, high, degree):
+    """Coefficients, lowest first, of the polynomial through `function` at the Chebyshev nodes of [low, high]."""
+    mapped = np.polynomial.chebyshev.chebinterpolate(lambda w: function(low + (high - low) * (w + 1) / 2), degree)
+    line = np.polynomial.Polynomial([-(high + low) / (high - low), 2 / (high - low)])
+    return np.polynomial.chebyshev.Chebyshev(mapped)(line).coef
+
+
+def _exp2_rest(r):
+    """(2^r - 1) / r."""
+    return np.expm1(r * np.log(2)) / r
+
+
+def _atanh_rest(z):
+    """atanh(sqrt z) / sqrt z."""
+    return np.arctanh(np.sqrt(z)) / np.sqrt(z)
+
+
+# By bits of a number: coefficients of (2^r - 1) / r on [-1/2, 1/2] and of atanh(sqrt z) / sqrt z on [0, 1/9]. The first
+# leave 2^r exact at r = 0, where the decay of a slow state lies: an error there would add up over its long memory.
+EXP2_REST = {
+    32: _interpolated(_exp2_rest, -0.5, 0.5, 5),
+    64: np.array([log(2) ** k / factorial(k) for k in range(1, 14)]),
+}
+ATANH_REST = {32: _interpolated(_atanh_rest, 0, 1 / 9, 5), 64: _interpolated(_atanh_rest, 0, 1 / 9, 12)}
+# Bits of the mantissa and largest exponent; log 2 in two parts, of which the first times any exponent is exact.
+FORMAT = {32: (23, 127), 64: (52, 1023)}
+LOG2_PARTS = {
+    32: (355 / 512, log(2) - 355 / 512),
+    64: (float.fromhex("0x1.62e42feep-1"), float.fromhex("0x1.a39ef35793c76p-33")),
+}
+
+
+# --- vectors ----------------------------------------------------------------------------------------------------------
+
+
+@no_type_check
+class Lanes(types.Type):
+    """numba's type of a lane vector."""
+
+    def __init__(self, dtype):
+        self.dtype = dtype
+        super().__init__(name=f"Lanes({dtype})")
+
+
+@no_type_check
+def _vector(dtype):
+    """LLVM's type of a lane vector."""
+    return ir.VectorType(ir.FloatType() if dtype.bitwidth == 32 else ir.DoubleType(), 8 * VECTOR // dtype.bitwidth)
+
+
+@register_model(Lanes)
+@no_type_check
+class LanesModel(models.PrimitiveModel):
+    def __init__(self, manager, lanes):
+        super().__init__(manager, lanes, _vector(lanes.dtype))
+
+
+@no_type_check
+def _constant(vector, value):
+    return ir.Constant(vector, [value] * vector.count)
+
+
+@no_type_check
+def _bits(vector):
+    """Bits of one number of the vector; the vector of integers as wide."""
+    bits = 32 if isinstance(vector.element, ir.FloatType) else 64
+    return bits, ir.VectorType(ir.IntType(bits), vector.count)
+
+
+@no_type_check
+def _call(builder, name, *arguments):
+    """LLVM's own function `name` of vectors of one type."""
+    vector = arguments[0].type
+    function = cgutils.get_or_insert_function(
+        builder.module,
+        ir.FunctionType(vector, [vector] * len(arguments)),
+        f"llvm.{name}.v{vector.count}f{_bits(vector)[0]}",
+    )
+    return builder.call(function, arguments)
+
+
+@no_type_check
+def _polynomial(builder, x, coefficients):
+    """The polynomial with `coefficients`, lowest first, at x."""
+    total = _constant(x.type, coefficients[-1])
+    for coefficient in coefficients[-2::-1]:
+        total = _call(builder, "fmuladd", total, x, _constant(x.type, coefficient))
+    return total
+
+
+@no_type_check
+def _rounded(builder, x):
+    """x + 1.5 * 2^mantissa, whose last bits hold x rounded to an integer; and that integer as a floating number."""
+    shift = _constant(x.type, 1.5 * 2.0 ** FORMAT[_bits(x.type)[0]][0])
+    moved = builder.fadd(x, shift)
+    return moved, builder.fsub(moved, shift)
+
+
+@no_type_check
+def _power(builder, moved, r):
+    """2^(k + r) for |r| <= 1/2, where the last bits of `moved` hold k: k is added to the exponent of 2^r.
+
+    The shift clears all bits of a quiet NaN but the integer's, so that NaN stays NaN.
+    """
+    bits, integers = _bits(r.type)
+    root = _call(builder, "fmuladd", _polynomial(builder, r, EXP2_REST[bits]), r, _constant(r.type, 1.0))
+    k = builder.shl(builder.bitcast(moved, integers), _constant(integers, FORMAT[bits][0]))
+    return builder.bitcast(builder.add(builder.bitcast(root, integers), k), r.type)
+
+
+@no_type_check
+def _exp2(builder, x):
+    """2^x: 0 below the smallest normal number, infinity above the largest, NaN for NaN."""
+    largest = FORMAT[_bits(x.type)[0]][1]
+    bottom, over = _constant(x.type, 1.0 - largest), _constant(x.type, 1.0 + largest)
+    x = builder.select(builder.fcmp_ordered(">", x, over), over, x)
+    moved, k = _rounded(builder, x)
+    value = _power(builder, moved, builder.fsub(x, k))
+    return builder.select(builder.fcmp_ordered("<", x, bottom), _constant(x.type, 0.0), value)
+
+
+@no_type_check
+def _softplus(builder, x):
+    """log(1 + e^x), x itself above 20 as PyTorch has it; and its slope 1 / (1 + e^-x), likewise.
+
+    With e = e^-|x| it is max(x, 0) + log(1 + e), and 2 atanh(e / (2 + e)) is log(1 + e) without loss for small e.
+    """
+    bits, _ = _bits(x.type)
+    high, low = (_constant(x.type, part) for part in LOG2_PARTS[bits])
+    one, two, zero = (_constant(x.type, value) for value in (1.0, 2.0, 0.0))
+    lowest = _constant(x.type, -(FORMAT[bits][1] - 2) * log(2))
+    positive = builder.fcmp_ordered(">", x, zero)
+    down = builder.select(positive, builder.fsub(zero, x), x)
+    moved, k = _rounded(builder, builder.fmul(down, _constant(x.type, LOG2E)))
+    r = _call(builder, "fmuladd", builder.fsub(zero, k), high, down)
+    r = _call(builder, "fmuladd", builder.fsub(zero, k), low, r)
+    e = _power(builder, moved, builder.fmul(r, _constant(x.type, LOG2E)))
+    e = builder.select(builder.fcmp_ordered("<", down, lowest), zero, e)
+    s = builder.fdiv(e, builder.fadd(two, e))
+    z = _polynomial(builder, builder.fmul(s, s), ATANH_REST[bits])
+    value = _call(builder, "fmuladd", builder.fadd(s, s), z, builder.select(positive, x, zero))
+    slope = builder.fdiv(builder.select(positive, one, e), builder.fadd(one, e))
+    linear = builder.fcmp_ordered(">", x, _constant(x.type, 20.0))
+    return builder.select(linear, x, value), builder.select(linear, one, slope)
+
+
+@no_type_check
+def _folded(builder, rows):
+    """One vector whose lane i is the sum of row i, for as many rows as there are lanes.
+
+    A vector of the list holds count / len(rows) rows already, each in a run of len(rows) lanes. Two neighbours become
+    one vector when the upper half of every run is added to its lower half.
+    """
+    if len(rows) == 1:
+        return rows[0]
+    count, run = rows[0].type.count, len(rows)
+    lower = [start + lane for start in range(0, 2 * count, run) for lane in range(run // 2)]
+    picks = [
+        ir.Constant(ir.VectorType(ir.IntType(32), count), [lane + move for lane in lower]) for move in (0, run // 2)
+    ]
+    pairs = [
+        builder.fadd(*(builder.shuffle_vector(first, second, pick) for pick in picks))
+        for first, second in zip(rows[0::2], rows[1::2], strict=True)
+    ]
+    return _folded(builder, pairs)
+
+
+# --- words of the kernels: addresses are integers, `like` is any number of the wanted precision -----------------------
+
+
+@no_type_check
+def _at(builder, address, kind):
+    return builder.inttoptr(address, kind.as_pointer())
+
+
+@no_type_check
+def _read(builder, pointer, kind, item):
+    value = builder.load(pointer, typ=kind)
+    value.align = item.bitwidth // 8
+    return value
+
+
+@intrinsic
+@no_type_check
+def load(typing, address, like):
+    """The lane vector at `address`."""
+
+    @no_type_check
+    def emit(context, builder, signature, arguments):
+        return _read(builder, _at(builder, arguments[0], _vector(like)), _vector(like), like)
+
+    return Lanes(like)(types.int64, like), emit
+
+
+@intrinsic
+@no_type_check
+def store(typing, address, lanes):
+    """`lanes` written to `address`."""
+
+    @no_type_check
+    def emit(context, builder, signature, arguments):
+        target = _at(builder, arguments[0], arguments[1].type)
+        builder.store(arguments[1], target).align = lanes.dtype.bitwidth // 8
+        return context.get_dummy_value()
+
+    return types.void(types.int64, lanes), emit
+
+
+@intrinsic
+@no_type_check
+def fetch(typing, address):
+    """A hint that the line of memory at `address`, which need not exist, will be wanted soon."""
+
+    @no_type_check
+    def emit(context, builder, signature, arguments):
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, number, number, number])
+        hint = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(hint, [builder.inttoptr(arguments[0], cgutils.voidptr_t), number(0), number(3), number(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), emit
+
+
+@intrinsic
+@no_type_check
+def peek(typing, address, like):
+    """The single number at `address`."""
+
+    @no_type_check
+    def emit(context, builder, signature, arguments):
+        kind = _vector(like).element
+        return _read(builder, _at(builder, arguments[0], kind), kind, like)
+
+    return like(types.int64, like), emit
+
+
+@intrinsic
+@no_type_check
+def poke(typing, address, number, like):
+    """The single `number` written to `address`."""
+
+    @no_type_check
+    def emit(context, builder, signature, arguments):
+        value = context.cast(builder, arguments[1], number, like)
+        builder.store(value, _at(builder, arguments[0], value.type))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, number, like), emit
+
+
+@intrinsic
+@no_type_check
+def width(typing, like):
+    """Bytes of one number."""
+    return types.int64(like), no_type_check(lambda *_: ir.IntType(64)(like.bitwidth // 8))
+
+
+@intrinsic
+@no_type_check
+def fill(typing, number, like):
+    """A lane vector of one number."""
+
+    @no_type_check
+    def emit(context, builder, signature, arguments):
+        vector = _vector(like)
+        single = context.cast(builder, arguments[0], number, like)
+        single = builder.insert_element(ir.Constant(vector, ir.Undefined), single, ir.IntType(32)(0))
+        return builder.shuffle_vector(single, single, ir.Constant(ir.VectorType(ir.IntType(32), vector.count), None))
+
+    return Lanes(like)(number, like), emit
+
+
+@intrinsic
+@no_type_check
+def registers(typing, states, like):
+    """Room for as many lane vectors as `states` has entries, known to the compiler, which keeps them in registers."""
+
+    @no_type_check
+    def emit(context, builder, signature, arguments):
+        room = cgutils.alloca_once(builder, ir.ArrayType(_vector(like), len(states)))
+        return builder.bitcast(room, cgutils.voidptr_t)
+
+    return types.voidptr(states, like), emit
+
+
+@no_type_check
+def _slot(builder, room, index):
+    return builder.gep(room, [builder.mul(index, index.type(VECTOR))], source_etype=ir.IntType(8))
+
+
+@intrinsic
+@no_type_check
+def take(typing, room, index, like):
+    """Entry `index` of `registers`."""
+
+    @no_type_check
+    def emit(context, builder, signature, arguments):
+        pointer = builder.bitcast(_slot(builder, *arguments[:2]), _vector(like).as_pointer())
+        return _read(builder, pointer, _vector(like), like)
+
+    return Lanes(like)(room, types.int64, like), emit
+
+
+@intrinsic
+@no_type_check
+def put(typing, room, index, lanes):
+    """`lanes` as entry `index` of `registers`."""
+
+    @no_type_check
+    def emit(context, builder, signature, arguments):
+        pointer = builder.bitcast(_slot(builder, *arguments[:2]), arguments[2].type.as_pointer())
+        builder.store(arguments[2], pointer).align = lanes.dtype.bitwidth // 8
+        return context.get_dummy_value()
+
+    return types.void(room, types.int64, lanes), emit
+
+
+@intrinsic
+@no_type_check
+def mul(typing, a, b):
+    """a b"""
+    return a(a, b), no_type_check(lambda context, builder, signature, arguments: builder.fmul(*arguments))
+
+
+@intrinsic
+@no_type_check
+def add(typing, a, b):
+    """a + b"""
+    return a(a, b), no_type_check(lambda context, builder, signature, arguments: builder.fadd(*arguments))
+
+
+@intrinsic
+@no_type_check
+def sub(typing, a, b):
+    """a - b"""
+    return a(a, b), no_type_check(lambda context, builder, signature, arguments: builder.fsub(*arguments))
+
+
+@intrinsic
+@no_type_check
+def madd(typing, a, b, c):
+    """a b + c, rounded once where the processor can."""
+    return a(a, b, c), no_type_check(
+        lambda context, builder, signature, arguments: _call(builder, "fmuladd", *arguments)
+    )
+
+
+@intrinsic
+@no_type_check
+def exp2(typing, x):
+    """2^x"""
+    return x(x), no_type_check(lambda context, builder, signature, arguments: _exp2(builder, *arguments))
+
+
+@intrinsic
+@no_type_check
+def softplus(typing, x):
+    """log(1 + e^x)"""
+    return x(x), no_type_check(lambda context, builder, signature, arguments: _softplus(builder, *arguments)[0])
+
+
+@intrinsic
+@no_type_check
+def softplus_slope(typing, x):
+    """The derivative of `softplus`."""
+    return x(x), no_type_check(lambda context, builder, signature, arguments: _softplus(builder, *arguments)[1])
+
+
+@intrinsic
+@no_type_check
+def fold(typing, address, like):
+    """The sums of the vectors at `address`, as many as one vector has lanes, as one vector."""
+
+    @no_type_check
+    def emit(context, builder, signature, arguments):
+        vector = _vector(like)
+        rows = [
+            _read(builder, _at(builder, builder.add(arguments[0], ir.IntType(64)(VECTOR * i)), vector), vector, like)
+            for i in range(vector.count)
+        ]
+        return _folded(builder, rows)
+
+    return Lanes(like)(types.int64, like), emit
+
+
+@no_type_check
+def compiled(function):
+    """`function` for numba to compile when first called, kept on disk for the next process where that is possible."""
+    try:
+        return njit(cache=True, nogil=True)(function)
+    except RuntimeError:  # neither the package's folder nor the user's cache can be written to
+        return njit(nogil=True)(function)
+
+
+# --- one chunk of one tile --------------------------------------------------------------------------------------------
+
+
+@no_type_check
+class Rows(NamedTuple):
+    """Lane vectors, or rows of numbers, at equal distances: the address of the first, and the bytes to the next."""
+
+    first: int
+    stride: int
+
+
+@compiled
+@no_type_check
+def row(rows, t):
+    """The address of row t."""
+    return rows.first + t * rows.stride
+
+
+@compiled
+@no_type_check
+def gather(target, source, count, channels, one):
+    """`count` rows of some `channels` numbers, packed into lane vectors whose other lanes are zero."""
+    for t in range(count):
+        store(row(target, t), fill(0.0, one))
+        for c in range(channels):
+            poke(row(target, t) + c * width(one), peek(row(source, t) + c * width(one), one), one)
+
+
+@compiled
+@no_type_check
+def scatter(target, source, count, channels, one):
+    """The inverse of `gather`."""
+    for t in range(count):
+        for c in range(channels):
+            poke(row(target, t) + c * width(one), peek(row(source, t) + c * width(one), one), one)
+
+
+@compiled
+@no_type_check
+def prepare(steps, delta, u, bias, skip, smooth, step_sizes, drive, through, one):
+    """The step sizes after bias and softplus, their products with u, and D u."""
+    shift, weight = load(bias, one), load(skip, one)
+    for t in range(steps):
+        fetch(row(delta, t + CHUNK))
+        fetch(row(u, t + CHUNK))
+        step = add(load(row(delta, t), one), shift)
+        if smooth:
+            step = softplus(step)
+        store(row(step_sizes, t), step)
+        store(row(drive, t), mul(step, load(row(u, t), one)))
+        store(row(through, t), mul(weight, load(row(u, t), one)))
+
+
+@compiled
+@no_type_check
+def run(states, steps, step_sizes, drive, A2, B, C, state, before, y, one):
+    """The recurrence: y is `before` plus C . h, and `state` moves on."""
+    h, rate = registers(states, one), registers(states, one)
+    for i in range(len(states)):
+        put(h, i, load(row(state, i), one))
+        put(rate, i, load(row(A2, i), one))
+    for t in range(steps):
+        step, push = load(row(step_sizes, t), one), load(row(drive, t), one)
+        fetch(row(y, t + CHUNK))
+        total = load(row(before, t), one)
+        for i in range(len(states)):
+            decayed = mul(exp2(mul(step, take(rate, i, one))), take(h, i, one))
+            now = madd(push, fill(peek(row(B, t) + i * width(one), one), one), decayed)
+            put(h, i, now)
+            total = madd(now, fill(peek(row(C, t) + i * width(one), one), one), total)
+        store(row(y, t), total)
+    for i in range(len(states)):
+        store(row(state, i), take(h, i, one))
+
+
+@compiled
+@no_type_check
+def run_again(states, steps, step_sizes, drive, A2, B, state, decays, history, one):
+    """The recurrence once more: all decays, and all states from the one before the first step on."""
+    h, rate = registers(states, one), registers(states, one)
+    for i in range(len(states)):
+        put(h, i, load(row(state, i), one))
+        put(rate, i, load(row(A2, i), one))
+        store(history.first + i * VECTOR, take(h, i, one))
+    for t in range(steps):
+        step, push = load(row(step_sizes, t), one), load(row(drive, t), one)
+        for i in range(len(states)):
+            decay = exp2(mul(step, take(rate, i, one)))
+            now = madd(push, fill(peek(row(B, t) + i * width(one), one), one), mul(decay, take(h, i, one)))
+            put(h, i, now)
+            store(row(decays, t) + i * VECTOR, decay)
+            store(row(history, t + 1) + i * VECTOR, now)
+
+
+@compiled
+@no_type_check
+def run_back(
+    states, steps, step_sizes, drive, dy, A2, B, C, decays, history, carry, gain, via_B, via_A, sums_B, sums_C, one
+):  # fmt: skip
+    """The recurrence backward. `carry`, what later steps ask of the state, moves on to the step before the chunk.
+
+    Added up over the states: dh B into `via_B`, and dh A2 times the decayed state into `via_A`. Added to `sums_B`
+    and `sums_C`, still per channel: dB and dC. `gain` becomes this chunk's dA.
+    """
+    asked, rate, slope = registers(states, one), registers(states, one), registers(states, one)
+    for i in range(len(states)):
+        put(asked, i, load(row(carry, i), one))
+        put(rate, i, load(row(A2, i), one))
+        put(slope, i, fill(0.0, one))
+    for back in range(steps):
+        t = steps - 1 - back
+        step, push, wanted = load(row(step_sizes, t), one), load(row(drive, t), one), load(row(dy, t), one)
+        total_B, total_A = load(row(via_B, t), one), load(row(via_A, t), one)
+        for i in range(len(states)):
+            sum_B, sum_C = row(sums_B, t) + i * VECTOR, row(sums_C, t) + i * VECTOR
+            dh = madd(fill(peek(row(C, t) + i * width(one), one), one), wanted, take(asked, i, one))
+            store(sum_C, madd(wanted, load(row(history, t + 1) + i * VECTOR, one), load(sum_C, one)))
+            store(sum_B, madd(dh, push, load(sum_B, one)))
+            total_B = madd(dh, fill(peek(row(B, t) + i * width(one), one), one), total_B)
+            earlier = mul(dh, load(row(decays, t) + i * VECTOR, one))
+            put(asked, i, earlier)
+            decayed = mul(earlier, load(row(history, t) + i * VECTOR, one))
+            total_A = madd(decayed, take(rate, i, one), total_A)
+            put(slope, i, madd(decayed, step, take(slope, i, one)))
+        store(row(via_B, t), total_B)
+        store(row(via_A, t), total_A)
+    for i in range(len(states)):
+        store(row(carry, i), take(asked, i, one))
+        store(row(gain, i), take(slope, i, one))
+
+
+@compiled
+@no_type_check
+def add_exactly(total, lost, gain, count, one):
+    """`gain` added to `total`, with what rounding took away carried along in `lost` (Kahan 1965)."""
+    for i in range(count):
+        before = load(total + i * VECTOR, one)
+        more = sub(load(gain + i * VECTOR, one), load(lost + i * VECTOR, one))
+        after = add(before, more)
+        store(lost + i * VECTOR, sub(sub(after, before), more))
+        store(total + i * VECTOR, after)
+
+
+# --- whole passes over some tasks -------------------------------------------------------------------------------------
+
+
+@no_type_check
+class Layout(NamedTuple):
+    """How a scan is cut up."""
+
+    groups: int
+    channels: int  # of one group
+    steps: int
+    chunks: int
+    states: int  # of one channel
+    rounds: int  # runs over a chunk, each with as many states as registers hold
+    tiles: int  # of one group
+    width: int  # tiles of a block
+    blocks: int  # of one group
+
+
+@no_type_check
+class Operand(NamedTuple):
+    """A tensor in memory: its address, and the bytes from one batch entry, step, group and block to the next."""
+
+    address: int
+    entry: int
+    step: int
+    group: int = 0
+    block: int = 0
+
+
+@no_type_check
+class Inputs(NamedTuple):
+    """What both passes read; `smooth` says whether the step sizes pass through softplus."""
+
+    u: Operand
+    delta: Operand
+    B: Operand
+    C: Operand
+    A: int
+    D: int
+    bias: int
+    smooth: bool
+
+
+@no_type_check
+class Block(NamedTuple):
+    """What a task works on."""
+
+    entry: int
+    group: int
+    tile: int  # the first one within the group
+    tiles: int
+    channel: int  # the first one
+    channels: int
+
+
+@compiled
+@no_type_check
+def block_of(task, layout, one):
+    """The block that a task stands for."""
+    lanes = VECTOR // width(one)
+    entry, rest = divmod(task, layout.groups * layout.blocks)
+    group, block = divmod(rest, layout.blocks)
+    tile = block * layout.width
+    tiles = min(layout.width, layout.tiles - tile)
+    channels = min(tiles * lanes, layout.channels - tile * lanes)
+    return Block(entry, group, tile, tiles, group * layout.channels + tile * lanes, channels)
+
+
+@compiled
+@no_type_check
+def rows_of(operand, block, start, channel, one):
+    """The rows of `operand` from step `start` on, each from `channel` on."""
+    first = operand.address + block.entry * operand.entry + start * operand.step + block.group * operand.group
+    return Rows(first + channel * width(one), operand.step)
+
+
+@compiled
+@no_type_check
+def taken(rows, steps, inside, pad, one):
+    """`rows` where a tile is full; otherwise `pad`, a copy with zeros in the lanes that have no channel."""
+    if inside * width(one) >= VECTOR:
+        return rows
+    gather(pad, rows, steps, inside, one)
+    return pad
+
+
+@compiled
+@no_type_check
+def place(rows, inside, pad, one):
+    """Where a tile's results go: straight to `rows`, or to `pad` first where the tile is not full."""
+    return rows if inside * width(one) >= VECTOR else pad
+
+
+@compiled
+@no_type_check
+def finish(rows, steps, inside, pad, one):
+    """Results that went to `pad` brought to `rows`."""
+    if inside * width(one) < VECTOR:
+        scatter(rows, pad, steps, inside, one)
+
+
+@compiled
+@no_type_check
+def copy(target, source, count, one):
+    """`count` lane vectors moved."""
+    for i in range(count):
+        store(target + i * VECTOR, load(source + i * VECTOR, one))
+
+
+@compiled
+@no_type_check
+def clear(target, count, one):
+    """`count` lane vectors of zeros."""
+    for i in range(count):
+        store(target + i * VECTOR, fill(0.0, one))
+
+
+@compiled
+@no_type_check
+def load_constants(layout, block, n, inputs, A2, skip, shift, one):
+    """A times log2 e, D and the bias of the channels of one block, as lane vectors."""
+    size, lanes = width(one), VECTOR // width(one)
+    clear(A2, block.tiles * n, one)
+    clear(skip, block.tiles, one)
+    clear(shift, block.tiles, one)
+    for c in range(block.channels):
+        tile, lane = divmod(c, lanes)
+        for i in range(layout.states):
+            rate = peek(inputs.A + ((block.channel + c) * layout.states + i) * size, one)
+            poke(A2 + (tile * n + i) * VECTOR + lane * size, rate * LOG2E, one)
+        if inputs.D:
+            poke(skip + tile * VECTOR + lane * size, peek(inputs.D + (block.channel + c) * size, one), one)
+        if inputs.bias:
+            poke(shift + tile * VECTOR + lane * size, peek(inputs.bias + (block.channel + c) * size, one), one)
+
+
+@compiled
+@no_type_check
+def forward_tasks(states, one, tasks, layout, inputs, y, borders, scratch):
+    """y of some tasks; the states before each chunk too where `borders` is an address."""
+    lanes, n = VECTOR // width(one), layout.rounds * len(states)
+    A2, state = scratch, scratch + layout.width * n * VECTOR
+    skip = state + layout.width * n * VECTOR
+    shift = skip + layout.width * VECTOR
+    chunk_room, chunk_bytes = shift + layout.width * VECTOR, CHUNK * VECTOR
+    step_sizes, drive = Rows(chunk_room, VECTOR), Rows(chunk_room + chunk_bytes, VECTOR)
+    pad_u, pad_delta = Rows(chunk_room + 2 * chunk_bytes, VECTOR), Rows(chunk_room + 3 * chunk_bytes, VECTOR)
+    pad_y, through = Rows(chunk_room + 4 * chunk_bytes, VECTOR), Rows(chunk_room + 5 * chunk_bytes, VECTOR)
+    for task in range(tasks[0], tasks[1]):
+        block = block_of(task, layout, one)
+        load_constants(layout, block, n, inputs, A2, skip, shift, one)
+        clear(state, block.tiles * n, one)
+        for chunk in range(layout.chunks):
+            start = chunk * CHUNK
+            steps = min(CHUNK, layout.steps - start)
+            if borders:
+                border = (block.entry * layout.chunks + chunk) * layout.groups + block.group
+                border = (border * layout.tiles + block.tile) * n * VECTOR
+                copy(borders + border, state, block.tiles * n, one)
+            for tile in range(block.tiles):
+                channel, inside = block.channel + tile * lanes, block.channels - tile * lanes
+                u = taken(rows_of(inputs.u, block, start, channel, one), steps, inside, pad_u, one)
+                delta = taken(rows_of(inputs.delta, block, start, channel, one), steps, inside, pad_delta, one)
+                y_rows = rows_of(y, block, start, channel, one)
+                y_place = place(y_rows, inside, pad_y, one)
+                prepare(
+                    steps, delta, u, shift + tile * VECTOR, skip + tile * VECTOR, inputs.smooth,
+                    step_sizes, drive, through, one,
+                )  # fmt: skip
+                for r in range(layout.rounds):
+                    i = r * len(states)
+                    B, C = rows_of(inputs.B, block, start, i, one), rows_of(inputs.C, block, start, i, one)
+                    at = (tile * n + i) * VECTOR
+                    run(
+                        states, steps, step_sizes, drive, Rows(A2 + at, VECTOR), B, C,
+                        Rows(state + at, VECTOR), y_place if r else through, y_place, one,
+                    )  # fmt: skip
+                finish(y_rows, steps, inside, y_place, one)
+
+
+@compiled
+@no_type_check
+def prepare_back(steps, delta, u, dy, bias, smooth, step_sizes, drive, slope, via_B, via_A, one):
+    """The step sizes and their products with u again, the slope of the softplus, and zeros in two sums over states."""
+    shift = load(bias, one)
+    for t in range(steps):
+        fetch(row(delta, t - CHUNK))
+        fetch(row(u, t - CHUNK))
+        fetch(row(dy, t - CHUNK))
+        step, rise = add(load(row(delta, t), one), shift), fill(1.0, one)
+        if smooth:
+            step, rise = softplus(step), softplus_slope(step)
+        store(row(step_sizes, t), step)
+        store(row(drive, t), mul(step, load(row(u, t), one)))
+        store(row(slope, t), rise)
+        store(row(via_B, t), fill(0.0, one))
+        store(row(via_A, t), fill(0.0, one))
+
+
+@compiled
+@no_type_check
+def collect(steps, step_sizes, slope, u, dy, skip, via_B, via_A, du, ddelta, gain_D, gain_bias, one):
+    """du and ddelta from the two sums over states, and what this chunk adds to dD and to the gradient of the bias."""
+    weight, log2, sum_D, sum_bias = load(skip, one), fill(1 / LOG2E, one), fill(0.0, one), fill(0.0, one)
+    for t in range(steps):
+        fetch(row(du, t - CHUNK))
+        fetch(row(ddelta, t - CHUNK))
+        wanted, x, through_B = load(row(dy, t), one), load(row(u, t), one), load(row(via_B, t), one)
+        store(row(du, t), madd(through_B, load(row(step_sizes, t), one), mul(weight, wanted)))
+        through = madd(through_B, x, mul(load(row(via_A, t), one), log2))
+        through = mul(through, load(row(slope, t), one))
+        store(row(ddelta, t), through)
+        sum_D, sum_bias = madd(wanted, x, sum_D), add(sum_bias, through)
+    store(gain_D, sum_D)
+    store(gain_bias, sum_bias)
+
+
+@compiled
+@no_type_check
+def store_constants(layout, block, n, total, dA, dD, dbias, one):
+    """The gradients of A, D and the bias, of one block in one batch entry, from lane vectors to where they belong."""
+    size, lanes = width(one), VECTOR // width(one)
+    channels = layout.groups * layout.channels
+    for c in range(block.channels):
+        tile, lane = divmod(c, lanes)
+        source, target = total + tile * (n + 2) * VECTOR + lane * size, block.entry * channels + block.channel + c
+        for i in range(layout.states):
+            poke(dA + (target * layout.states + i) * size, peek(source + i * VECTOR, one), one)
+        poke(dD + target * size, peek(source + n * VECTOR, one), one)
+        poke(dbias + target * size, peek(source + (n + 1) * VECTOR, one), one)
+
+
+@compiled
+@no_type_check
+def fold_rows(target, layout, block, start, steps, sums, spare, n, one):
+    """The rows of dB or dC that this block contributes to a chunk: its sums over channels, in the order of `sums`."""
+    lanes, size = VECTOR // width(one), width(one)
+    rows = rows_of(target, block, start, 0, one)
+    first = rows.first + (block.tile // layout.width) * target.block
+    straight = steps == CHUNK and rows.stride == n * size  # whole rows of n, one behind the other
+    place = first if straight else spare
+    for k in range(n * CHUNK // lanes):
+        store(place + k * VECTOR, fold(sums + k * lanes * VECTOR, one))
+    if not straight:
+        for t in range(steps):
+            for i in range(layout.states):
+                poke(first + t * rows.stride + i * size, peek(spare + (t * n + i) * size, one), one)
+
+
+@compiled
+@no_type_check
+def backward_tasks(states, one, tasks, layout, inputs, borders, dy, du, ddelta, dB, dC, dA, dD, dbias, scratch):
+    """All gradients of some tasks; those of A, D and the bias by batch entry, those of B and C by block of channels."""
+    lanes, n = VECTOR // width(one), layout.rounds * len(states)
+    row_bytes, chunk_bytes = len(states) * VECTOR, CHUNK * VECTOR
+    A2, carry = scratch, scratch + layout.width * n * VECTOR
+    skip = carry + layout.width * n * VECTOR
+    shift = skip + layout.width * VECTOR
+    gain = shift + layout.width * VECTOR
+    total = gain + (n + 2) * VECTOR
+    lost = total + layout.width * (n + 2) * VECTOR
+    sums_B = lost + layout.width * (n + 2) * VECTOR
+    sums_C = sums_B + n * chunk_bytes + SKEW
+    decays = Rows(sums_C + n * chunk_bytes + SKEW, row_bytes)
+    history = Rows(decays.first + CHUNK * row_bytes + SKEW, row_bytes)
+    chunk_room = history.first + (CHUNK + 1) * row_bytes
+    step_sizes, drive = Rows(chunk_room, VECTOR), Rows(chunk_room + chunk_bytes, VECTOR)
+    via_B, via_A = Rows(chunk_room + 2 * chunk_bytes, VECTOR), Rows(chunk_room + 3 * chunk_bytes, VECTOR)
+    slope, pad_u = Rows(chunk_room + 4 * chunk_bytes, VECTOR), Rows(chunk_room + 5 * chunk_bytes, VECTOR)
+    pad_delta, pad_dy = Rows(chunk_room + 6 * chunk_bytes, VECTOR), Rows(chunk_room + 7 * chunk_bytes, VECTOR)
+    pad_du, pad_ddelta = Rows(chunk_room + 8 * chunk_bytes, VECTOR), Rows(chunk_room + 9 * chunk_bytes, VECTOR)
+    for task in range(tasks[0], tasks[1]):
+        block = block_of(task, layout, one)
+        load_constants(layout, block, n, inputs, A2, skip, shift, one)
+        clear(carry, block.tiles * n, one)
+        clear(total, block.tiles * (n + 2), one)
+        clear(lost, block.tiles * (n + 2), one)
+        for chunk in range(layout.chunks - 1, -1, -1):
+            start = chunk * CHUNK
+            steps = min(CHUNK, layout.steps - start)
+            border = (block.entry * layout.chunks + chunk) * layout.groups + block.group
+            border = borders + (border * layout.tiles + block.tile) * n * VECTOR
+            clear(sums_B, n * CHUNK, one)
+            clear(sums_C, n * CHUNK, one)
+            for tile in range(block.tiles):
+                channel, inside = block.channel + tile * lanes, block.channels - tile * lanes
+                u = taken(rows_of(inputs.u, block, start, channel, one), steps, inside, pad_u, one)
+                delta = taken(rows_of(inputs.delta, block, start, channel, one), steps, inside, pad_delta, one)
+                wanted = taken(rows_of(dy, block, start, channel, one), steps, inside, pad_dy, one)
+                prepare_back(
+                    steps, delta, u, wanted, shift + tile * VECTOR, inputs.smooth,
+                    step_sizes, drive, slope, via_B, via_A, one,
+                )  # fmt: skip
+                for r in range(layout.rounds):
+                    i = r * len(states)
+                    B, C = rows_of(inputs.B, block, start, i, one), rows_of(inputs.C, block, start, i, one)
+                    at = (tile * n + i) * VECTOR
+                    state, rates = Rows(border + at, VECTOR), Rows(A2 + at, VECTOR)
+                    run_again(states, steps, step_sizes, drive, rates, B, state, decays, history, one)
+                    run_back(
+                        states, steps, step_sizes, drive, wanted, rates, B, C, decays, history,
+                        Rows(carry + at, VECTOR), Rows(gain + i * VECTOR, VECTOR), via_B, via_A,
+                        Rows(sums_B + i * VECTOR, n * VECTOR), Rows(sums_C + i * VECTOR, n * VECTOR), one,
+                    )  # fmt: skip
+                du_rows = rows_of(du, block, start, channel, one)
+                ddelta_rows = rows_of(ddelta, block, start, channel, one)
+                du_place = place(du_rows, inside, pad_du, one)
+                ddelta_place = place(ddelta_rows, inside, pad_ddelta, one)
+                collect(
+                    steps, step_sizes, slope, u, wanted, skip + tile * VECTOR, via_B, via_A, du_place, ddelta_place,
+                    gain + n * VECTOR, gain + (n + 1) * VECTOR, one,
+                )  # fmt: skip
+                finish(du_rows, steps, inside, du_place, one)
+                finish(ddelta_rows, steps, inside, ddelta_place, one)
+                at = tile * (n + 2) * VECTOR
+                add_exactly(total + at, lost + at, gain, n + 2, one)
+            fold_rows(dB, layout, block, start, steps, sums_B, decays.first, n, one)
+            fold_rows(dC, layout, block, start, steps, sums_C, decays.first, n, one)
+        store_constants(layout, block, n, total, dA, dD, dbias, one)
+
+
+# --- from and to tensors ----------------------------------------------------------------------------------------------
+
+_pool: ThreadPoolExecutor | None = None
+
+
+@no_type_check
+def _forget_pool():
+    global _pool
+    _pool = None
+
+
+os.register_at_fork(after_in_child=_forget_pool)  # a forked data loader inherits the object, but none of its threads
+
+
+@no_type_check
+def _share_out(tasks, vectors, updates, work):
+    """Call `work` on runs of tasks, as many at a time as torch is allowed threads, each with room for some vectors."""
+    global _pool
+    threads = max(1, min(torch.get_num_threads(), tasks)) if updates >= WORTH_THREADS else 1
+    room = torch.empty(threads, vectors * VECTOR, dtype=torch.uint8)
+    runs = [((tasks * i // threads, tasks * (i + 1) // threads), room[i].data_ptr()) for i in range(threads)]
+    if threads > 1 and _pool is None:
+        _pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="scan")
+    others = [_pool.submit(work, *run) for run in runs[1:]]
+    try:
+        work(*runs[0])
+    finally:
+        wait(others)  # also after an interrupt: they write to memory that the caller would let go
+    for other in others:
+        other.result()
+
+
+@no_type_check
+def _layout(u, A, B):
+    """How a scan of these tensors is cut up, and a tuple whose length tells the compiler how many states to hold."""
+    return _cut(u.shape[1], u.shape[2], A.shape[1], B.shape[2], u.element_size())
+
+
+@lru_cache
+@no_type_check
+def _cut(steps, channels, n, groups, size):
+    rounds = max(1, ceil(n / STATES))
+    at_once = max(1, ceil(n / rounds))
+    tiles = ceil(channels // groups * size / VECTOR)
+    blocks = max(ceil(tiles / BLOCK), min(2, tiles // 2))  # two even for one picture of few channels
+    chunks = ceil(steps / CHUNK)
+    layout = Layout(
+        groups=groups,
+        channels=channels // groups,
+        steps=steps,
+        chunks=chunks,
+        states=n,
+        rounds=rounds,
+        tiles=tiles,
+        width=ceil(tiles / max(1, blocks)),
+        blocks=blocks,
+    )
+    return layout, (0,) * at_once
+
+
+@no_type_check
+def _readable(x, last=None):
+    """`x` with the numbers of its last axis side by side, `last` of them, zeros where it has fewer."""
+    if last is not None and x.shape[-1] != last:
+        x = torch.nn.functional.pad(x, (0, last - x.shape[-1]))
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+@no_type_check
+def _operand(x):
+    """Where `x` lies in memory; its axes are b l d, b l g n or blocks b l g n."""
+    size, stride = x.element_size(), x.stride()
+    if x.ndim == 3:
+        return Operand(x.data_ptr(), stride[0] * size, stride[1] * size)
+    entry, step, group = (part * size for part in stride[-4:-1])
+    return Operand(x.data_ptr(), entry, step, group, stride[0] * size)
+
+
+@no_type_check
+def _total(parts):
+    """The sum over the first axis."""
+    return parts[0] if len(parts) == 1 else parts.sum(0)
+
+
+@no_type_check
+def _address(x):
+    return 0 if x is None else x.data_ptr()
+
+
+@no_type_check
+def _inputs(u, delta, A, B, C, D, bias, smooth, n):
+    """What the kernels read, and the tensors that hold it, which have to live as long as the kernels run."""
+    held = [_readable(u), _readable(delta), _readable(B, n), _readable(C, n), A.contiguous()]
+    held += [x if x is None else x.contiguous() for x in (D, bias)]
+    return Inputs(*map(_operand, held[:4]), *map(_address, held[4:]), smooth), held
+
+
+@no_type_check
+def _like(u):
+    return np.float64(1) if u.dtype == torch.float64 else np.float32(1)
+
+
+@no_type_check
+def borders_shape(u, A, B):
+    """The shape of the states that the forward pass keeps for the backward pass."""
+    layout, states = _layout(u, A, B)
+    held = layout.rounds * len(states)
+    return (len(u), layout.chunks, layout.groups * layout.tiles, held, VECTOR // u.element_size())
+
+
+@no_type_check
+def forward(u, delta, A, B, C, D, bias, smooth, keep):
+    """y, and the states at the borders of chunks (none unless `keep`), of float32 or float64 tensors on the CPU.
+
+    u, delta and y are `b l d`, B and C `b l g n`.
+    """
+    layout, states = _layout(u, A, B)
+    n = layout.rounds * len(states)
+    inputs, held = _inputs(u, delta, A, B, C, D, bias, smooth, n)
+    y = torch.empty(u.shape, dtype=u.dtype)
+    borders = torch.empty(borders_shape(u, A, B) if keep else 0, dtype=u.dtype)
+    tasks = len(u) * layout.groups * layout.blocks
+    vectors = layout.width * (2 * n + 2) + 6 * CHUNK
+    one, out, kept = _like(u), _operand(y), borders.data_ptr() if keep else 0
+
+    def work(some, room):
+        forward_tasks(states, one, some, layout, inputs, out, kept, room)
+
+    _share_out(tasks, vectors, u.numel() * n, work)
+    del held  # the kernels knew it by addresses only
+    return y, borders
+
+
+@no_type_check
+def backward(dy, u, delta, A, B, C, D, bias, borders, smooth):
+    """The gradients of u, delta, A, B, C, D and bias (the last two whether or not they were given)."""
+    layout, states = _layout(u, A, B)
+    n = layout.rounds * len(states)
+    inputs, held = _inputs(u, delta, A, B, C, D, bias, smooth, n)
+    dy = _readable(dy)
+    du, ddelta = (torch.empty(u.shape, dtype=u.dtype) for _ in range(2))
+    dB, dC = (torch.empty(layout.blocks, *B.shape, dtype=u.dtype) for _ in range(2))
+    dA = torch.empty(len(u), *A.shape, dtype=u.dtype)
+    dD, dbias = (torch.empty(len(u), len(A), dtype=u.dtype) for _ in range(2))
+    tasks = len(u) * layout.groups * layout.blocks
+    constants = layout.width * (4 * n + 6) + n + 2
+    vectors = constants + CHUNK * (2 * n + 10) + (2 * CHUNK + 1) * len(states) + 3 * SKEW // VECTOR
+    outs = (*map(_operand, (du, ddelta, dB, dC)), *map(_address, (dA, dD, dbias)))
+    one, kept, wanted = _like(u), borders.data_ptr(), _operand(dy)
+
+    def work(some, room):
+        backward_tasks(states, one, some, layout, inputs, kept, wanted, *outs, room)
+
+    _share_out(tasks, vectors, u.numel() * n, work)
+    del held  # the kernels knew it by addresses only
+    return du, ddelta, *map(_total, (dA, dB, dC, dD, dbias))
