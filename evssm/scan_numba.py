@@ -814,19 +814,19 @@ def store_constants(layout, block, n, total, dA, dD, dbias, one):
 
 @compiled
 @no_type_check
-def fold_rows(target, layout, block, start, steps, sums, spare, n, one):
+def fold_rows(target, layout, block, start, steps, sums, n, one):
     """The rows of dB or dC that this block contributes to a chunk: its sums over channels, in the order of `sums`."""
     lanes, size = VECTOR // width(one), width(one)
     rows = rows_of(target, block, start, 0, one)
     first = rows.first + (block.tile // layout.width) * target.block
     straight = steps == CHUNK and rows.stride == n * size  # whole rows of n, one behind the other
-    place = first if straight else spare
+    place = first if straight else sums  # where vector k goes, all before it have been read
     for k in range(n * CHUNK // lanes):
         store(place + k * VECTOR, fold(sums + k * lanes * VECTOR, one))
     if not straight:
         for t in range(steps):
             for i in range(layout.states):
-                poke(first + t * rows.stride + i * size, peek(spare + (t * n + i) * size, one), one)
+                poke(first + t * rows.stride + i * size, peek(sums + (t * n + i) * size, one), one)
 
 
 @compiled
@@ -896,8 +896,8 @@ def backward_tasks(states, one, tasks, layout, inputs, borders, dy, du, ddelta, 
                 finish(ddelta_rows, steps, inside, ddelta_place, one)
                 at = tile * (n + 2) * VECTOR
                 add_exactly(total + at, lost + at, gain, n + 2, one)
-            fold_rows(dB, layout, block, start, steps, sums_B, decays.first, n, one)
-            fold_rows(dC, layout, block, start, steps, sums_C, decays.first, n, one)
+            fold_rows(dB, layout, block, start, steps, sums_B, n, one)
+            fold_rows(dC, layout, block, start, steps, sums_C, n, one)
         store_constants(layout, block, n, total, dA, dD, dbias, one)
 
 
