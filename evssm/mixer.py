@@ -8,10 +8,11 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from evssm.fused import depthwise, linear
 from evssm.geometry import D4, IDENTITY
-from evssm.layers import LayerNorm2d, at_least_float32, gated_gelu, inverse_softplus_of_log_uniform
+from evssm.layers import LayerNorm2d, at_least_float32, inverse_softplus_of_log_uniform
 from evssm.scan import selective_scan
-from evssm.shapes import Image
+from evssm.shapes import Image, Map
 from evssm.windows import in_windows
 
 
@@ -91,14 +92,13 @@ class SS2D(nn.Module):
             y = self._scan(u, k, turn)
             total = y if total is None else total + y
         assert total is not None
-        gate = F.linear(x.permute(0, 2, 3, 1), self.in_proj.weight.chunk(2)[1]).permute(0, 3, 1, 2)
-        mixed = gated_gelu(gate, self.out_norm(total.to(x.dtype)))
-        return F.linear(mixed.permute(0, 2, 3, 1), self.out_proj.weight).permute(0, 3, 1, 2)
+        gate = linear(x, self.in_proj.weight.chunk(2)[1])
+        return linear(self.out_norm(total.to(x.dtype), gate), self.out_proj.weight)
 
     def _values(self, x: Image) -> Float[Tensor, "b _ h w"]:
         """The sequence's values `b d h w`, before they are flattened."""
-        u = F.linear(x.permute(0, 2, 3, 1), self.in_proj.weight.chunk(2)[0]).permute(0, 3, 1, 2)
-        return F.gelu(self.conv2d(u))
+        projection = self.in_proj.weight.chunk(2)[0]
+        return depthwise(x, self.conv2d.weight, self.conv2d.bias, "gelu", projection=projection)
 
     def _scan(self, u: Image, k: int, turn: D4) -> Image:
         turned, delta, B, C = self._selection(u, k, turn)
@@ -111,22 +111,21 @@ class SS2D(nn.Module):
     def _selection(self, u: Image, k: int, turn: D4) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Direction `k`'s sequence `b d l`, raw step `b d l`, B and C `b n l`."""
         u = turn(u)
-        h = u.shape[-2]
-        s = F.linear(rearrange(u, "b d h w -> b h w d"), self.x_proj_weight[k]).permute(0, 3, 1, 2)
-        s = self._convolve(s, k)
-        t, B, C = rearrange(s, "b s h w -> b (h w) s", h=h).split((self.rank, self.state, self.state), dim=-1)
-        delta = F.linear(t, self.dt_projs_weight[k]).mT
-        return tuple(at_least_float32(value) for value in (rearrange(u, "b d h w -> b d (h w)"), delta, B.mT, C.mT))  # type: ignore[return-value]
+        s = self._convolved(u, k)
+        delta = rearrange(linear(s[:, : self.rank], self.dt_projs_weight[k]), "b d h w -> b d (h w)")
+        _, B, C = rearrange(s, "b s h w -> b s (h w)").split((self.rank, self.state, self.state), dim=1)
+        u = rearrange(u, "b d h w -> b d (h w)")
+        return tuple(map(at_least_float32, (u, delta, B, C)))  # type: ignore[return-value]
 
-    def _convolve(self, s: Image, k: int) -> Image:
-        """The depth-wise convolution on direction `k`'s parameters; 1-D kernels run on across the ends of rows."""
-        own = slice(k * s.shape[1], (k + 1) * s.shape[1])
-        weight, bias = self.x_conv.weight[own], self.x_conv.bias[own]
+    def _convolved(self, u: Image, k: int) -> Map:
+        """Direction `k`'s (delta, B, C) of the turned values, convolved; 1-D kernels run on across the ends of rows."""
+        h, count = u.shape[-2], self.x_proj_weight.shape[1]
+        own = slice(k * count, (k + 1) * count)
+        weight, bias, projection = self.x_conv.weight[own], self.x_conv.bias[own], self.x_proj_weight[k]
         if weight.dim() == 4:
-            return F.conv2d(s, weight, bias, padding=self.x_conv.padding, groups=s.shape[1])
-        line = rearrange(s, "b s h w -> b s 1 (h w)")
-        line = F.conv2d(line, weight[:, :, None], bias, padding=(0, self.x_conv.padding[0]), groups=s.shape[1])
-        return rearrange(line, "b s 1 (h w) -> b s h w", h=s.shape[-2])
+            return depthwise(u, weight, bias, projection=projection)
+        line = depthwise(rearrange(u, "b d h w -> b d 1 (h w)"), weight[:, :, None], bias, projection=projection)
+        return rearrange(line, "b s 1 (h w) -> b s h w", h=h)
 
     def _transition(self, k: int) -> tuple[Float[Tensor, "d n"], Float[Tensor, " d"]]:
         A_logs, Ds = (at_least_float32(p).chunk(len(self.directions))[k] for p in (self.A_logs, self.Ds))

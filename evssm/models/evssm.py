@@ -13,8 +13,9 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from evssm.fused import depthwise
 from evssm.geometry import D4, HALF_TURN, IDENTITY, TRANSPOSE
-from evssm.layers import Resize, RMSNorm2d, gated_gelu, pad_to_multiple, pointwise
+from evssm.layers import Resize, RMSNorm2d, pad_to_multiple, pointwise
 from evssm.mixer import SS2D
 from evssm.models.description import Naming, Shapes
 from evssm.models.stages import Stage
@@ -157,8 +158,12 @@ class FrequencyFFN(nn.Module):
 
     def forward(self, x: Image) -> Image:
         h, w = x.shape[-2:]
-        gate, value = self.dwconv(pointwise(x, self.project_in)).chunk(2, dim=1)
-        y = pointwise(gated_gelu(gate, value), self.project_out)
+        weight, bias = self.dwconv.weight, self.dwconv.bias
+        if self.project_in.bias is None:
+            y = depthwise(x, weight, bias, "gated gelu", projection=self.project_in.weight.flatten(1))
+        else:
+            y = depthwise(pointwise(x, self.project_in), weight, bias, "gated gelu")
+        y = pointwise(y, self.project_out)
         return self.spectrum(pad_to_multiple(y, PATCH))[..., :h, :w]
 
 

@@ -1,0 +1,334 @@
+"""Steps that networks take on channels-last maps again and again, each with as few ways to memory as possible.
+
+Every step stands here twice: `*_definition` says in PyTorch what it computes, and a pair of operators `evssm::*`
+computes the same, and its gradients, with kernels compiled for the CPU. The operators serve float32 and float64 on a
+CPU where numba is installed; the definition serves the rest. Like `evssm::scan` they are single steps to tracers and
+counters.
+"""
+
+from functools import cache
+from importlib import import_module
+from math import pi
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.utils.flop_counter import register_flop_formula
+
+from evssm.shapes import Image, Map
+
+Activation = Literal["none", "gelu", "gated gelu"]
+PATCH = 8
+
+OPERATORS = torch.library.Library("evssm", "FRAGMENT")
+CONVOLVED = "Tensor x, Tensor? projection, Tensor weight, Tensor? bias, int then"
+NORMALISED = "Tensor x, Tensor? gate, Tensor weight, Tensor bias, float eps, bool centred"
+SCHEMAS = (
+    "linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
+    "linear_backward(Tensor dy, Tensor x, Tensor weight, bool inputs, bool weights) -> (Tensor, Tensor)",
+    f"depthwise({CONVOLVED}) -> Tensor",
+    f"depthwise_backward(Tensor dy, {CONVOLVED}, bool weights) -> (Tensor, Tensor, Tensor, Tensor)",
+    f"norm({NORMALISED}) -> Tensor",
+    f"norm_backward(Tensor dy, {NORMALISED}) -> (Tensor, Tensor, Tensor, Tensor)",
+    "filter_patches(Tensor x, Tensor gain) -> Tensor",
+    "filter_patches_gain(Tensor dy, Tensor x) -> Tensor",
+)
+
+
+def _kernels() -> Any:
+    """The module of kernels, imported when first wanted: numba takes a quarter of a second."""
+    return import_module("evssm.fused_numba")
+
+
+def _define(schema: str) -> Any:
+    """The operator of this schema, computed by the kernel of its name."""
+    name = schema.split("(")[0]
+    OPERATORS.define(schema)
+    OPERATORS.impl(name, lambda *inputs: getattr(_kernels(), name)(*inputs), "CPU")
+    return getattr(torch.ops.evssm, name).default
+
+
+LINEAR, LINEAR_BACKWARD, DEPTHWISE, DEPTHWISE_BACKWARD, NORM, NORM_BACKWARD, FILTER, FILTER_GAIN = map(_define, SCHEMAS)
+
+
+@cache
+def _kernels_exist() -> bool:
+    try:
+        _kernels()
+    except ImportError:
+        return False
+    return True
+
+
+def _served(*tensors: Tensor | None) -> bool:
+    """Whether kernels take these tensors."""
+    kinds = {(x.device.type, x.dtype) for x in tensors if x is not None}
+    return kinds in ({("cpu", torch.float32)}, {("cpu", torch.float64)}) and _kernels_exist()
+
+
+def _last(x: Image) -> Float[Tensor, "b h w c"]:
+    return x.permute(0, 2, 3, 1)
+
+
+def _first(x: Float[Tensor, "b h w c"]) -> Map:
+    return x.permute(0, 3, 1, 2)
+
+
+# --- products with matrices -------------------------------------------------------------------------------------------
+
+
+def linear(x: Image, weight: Float[Tensor, "o c"], bias: Float[Tensor, " o"] | None = None) -> Map:
+    """Each pixel's channels times `weight` transposed, plus the bias: a 1 x 1 convolution.
+
+    The matrices are tall and thin, which libraries made for square ones do not use the processor well for.
+    """
+    if not _served(x, weight, bias):
+        return linear_definition(x, weight, bias)
+    return _first(_Linear.apply(_last(x), weight, bias))
+
+
+def linear_definition(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`linear` in PyTorch."""
+    return _first(F.linear(_last(x), weight, bias))
+
+
+class _Linear(Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias):  # type: ignore[override]
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
+        return LINEAR(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy):  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        inputs, weights, biases = ctx.needs_input_grad
+        dx, dweight = LINEAR_BACKWARD(dy, dy if x is None else x, weight, inputs, weights)
+        return dx if inputs else None, dweight if weights else None, dy.sum((0, 1, 2)) if biases else None
+
+
+@torch.library.register_fake("evssm::linear", lib=OPERATORS)
+def _linear_shape(x, weight, bias):
+    return x.new_empty(*x.shape[:-1], len(weight))
+
+
+@torch.library.register_fake("evssm::linear_backward", lib=OPERATORS)
+def _linear_backward_shapes(dy, x, weight, inputs, weights):
+    dx = dy.new_empty(*dy.shape[:-1], weight.shape[1]) if inputs else dy.new_empty(0)
+    return dx, weight.new_empty(weight.shape if weights else 0)
+
+
+@register_flop_formula(torch.ops.evssm.linear)
+def _linear_flops(x, weight, *_, out_shape=None, **__) -> int:
+    """A multiplication and an addition are two."""
+    b, h, w, c = x
+    return 2 * b * h * w * c * weight[0]
+
+
+@register_flop_formula(torch.ops.evssm.linear_backward)
+def _linear_backward_flops(dy, x, weight, inputs, weights, *_, out_shape=None, **__) -> int:
+    b, h, w, o = dy
+    return (inputs + weights) * 2 * b * h * w * o * weight[1]
+
+
+# --- depth-wise convolution -------------------------------------------------------------------------------------------
+
+
+def depthwise(
+    x: Image,
+    weight: Float[Tensor, "d 1 i j"],
+    bias: Float[Tensor, " d"] | None = None,
+    then: Activation = "none",
+    *,
+    projection: Float[Tensor, "d c"] | None = None,
+) -> Map:
+    """Each channel of x convolved with its own kernel, zeros around the map, and then the exact GELU if asked for.
+
+    With `projection` the channels are those of `linear(x, projection)`, which are never all in memory at once. With
+    "gated gelu" the GELU of the first half of the channels is multiplied with the second half. Kernels have odd sides.
+    Only x and the parameters are kept for the backward pass.
+    """
+    if not _served(x, projection, weight, bias):
+        return depthwise_definition(x, weight, bias, then, projection=projection)
+    return _first(_Depthwise.apply(_last(x), projection, weight, bias, get_args(Activation).index(then)))
+
+
+def depthwise_definition(
+    x: Tensor, weight: Tensor, bias: Tensor | None, then: Activation, *, projection: Tensor | None = None
+) -> Tensor:
+    """`depthwise` in PyTorch."""
+    if projection is not None:
+        x = linear_definition(x, projection)
+    y = F.conv2d(x, weight, bias, padding=(weight.shape[2] // 2, weight.shape[3] // 2), groups=len(weight))
+    if then == "none":
+        return y
+    if then == "gelu":
+        return F.gelu(y)
+    gate, value = y.chunk(2, dim=1)
+    return F.gelu(gate) * value
+
+
+class _Depthwise(Function):
+    @staticmethod
+    def forward(ctx, x, projection, weight, bias, then):  # type: ignore[override]
+        ctx.save_for_backward(x, projection, weight, bias)
+        ctx.then = then
+        return DEPTHWISE(x, projection, weight, bias, then)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy):  # type: ignore[override]
+        x, *parameters = ctx.saved_tensors
+        weights = any(ctx.needs_input_grad[1:4])
+        dx, *gradients = DEPTHWISE_BACKWARD(dy, x, *parameters, ctx.then, weights)
+        wanted = [weights and parameter is not None for parameter in parameters]
+        return dx, *(g if want else None for g, want in zip(gradients, wanted, strict=True)), None
+
+
+@torch.library.register_fake("evssm::depthwise", lib=OPERATORS)
+def _depthwise_shape(x, projection, weight, bias, then):
+    halves = 2 if get_args(Activation)[then] == "gated gelu" else 1
+    return x.new_empty(*x.shape[:3], len(weight) // halves)
+
+
+@torch.library.register_fake("evssm::depthwise_backward", lib=OPERATORS)
+def _depthwise_backward_shapes(dy, x, projection, weight, bias, then, weights):
+    dprojection = x.new_empty(projection.shape if weights and projection is not None else ())
+    return x.new_empty(x.shape), dprojection, weight.new_empty(weight.shape), weight.new_empty(len(weight))
+
+
+@register_flop_formula(torch.ops.evssm.depthwise)
+def _depthwise_flops(x, projection, weight, *_, out_shape=None, **__) -> int:
+    """Those of the convolution and the product before it: a multiplication and an addition are two."""
+    b, h, w, c = x
+    return 2 * b * h * w * weight[0] * (weight[2] * weight[3] + (c if projection else 0))
+
+
+@register_flop_formula(torch.ops.evssm.depthwise_backward)
+def _depthwise_backward_flops(dy, x, projection, weight, bias, then, weights, *_, out_shape=None, **__) -> int:
+    """Those of the backward passes of both; that the kernel computes both a second time is its own affair."""
+    return (2 if weights else 1) * _depthwise_flops(x, projection, weight)
+
+
+# --- norms over channels ----------------------------------------------------------------------------------------------
+
+
+def normalise(
+    x: Image,
+    weight: Float[Tensor, " c"],
+    bias: Float[Tensor, " c"],
+    eps: float,
+    *,
+    centred: bool,
+    gate: Image | None = None,
+) -> Map:
+    """Each pixel's channels over their root mean square, scaled and shifted, times the exact GELU of `gate` if given.
+
+    `centred` subtracts their mean first, as LayerNorm does. Only the inputs are kept for the backward pass.
+    """
+    if not _served(x, weight, bias, gate):
+        return normalise_definition(x, weight, bias, eps, centred=centred, gate=gate)
+    last = None if gate is None else _last(gate)
+    return _first(_Normalise.apply(_last(x), last, weight, bias, eps, centred))
+
+
+def normalise_definition(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, centred: bool, gate: Tensor | None = None
+) -> Tensor:
+    """`normalise` in PyTorch."""
+    if centred:
+        y = F.layer_norm(_last(x), x.shape[1:2], weight, bias, eps)
+    else:
+        last = _last(x)
+        y = torch.addcmul(bias, last * torch.rsqrt(last.square().mean(dim=-1, keepdim=True) + eps), weight)
+    return _first(y) if gate is None else F.gelu(gate) * _first(y)
+
+
+class _Normalise(Function):
+    @staticmethod
+    def forward(ctx, x, gate, weight, bias, eps, centred):  # type: ignore[override]
+        ctx.save_for_backward(x, gate, weight, bias)
+        ctx.how = eps, centred
+        return NORM(x, gate, weight, bias, eps, centred)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy):  # type: ignore[override]
+        x, gate, weight, bias = ctx.saved_tensors
+        dx, dgate, dweight, dbias = NORM_BACKWARD(dy, x, gate, weight, bias, *ctx.how)
+        return dx, None if gate is None else dgate, dweight, dbias, None, None
+
+
+@torch.library.register_fake("evssm::norm", lib=OPERATORS)
+def _norm_shape(x, gate, weight, bias, eps, centred):
+    return x.new_empty(x.shape)
+
+
+@torch.library.register_fake("evssm::norm_backward", lib=OPERATORS)
+def _norm_backward_shapes(dy, x, gate, weight, bias, eps, centred):
+    return x.new_empty(x.shape), x.new_empty(x.shape if gate is not None else 0), *map(torch.empty_like, (weight, bias))
+
+
+# --- gains for the frequencies of patches -----------------------------------------------------------------------------
+
+
+def filter_patches(x: Image, gain: Float[Tensor, "64 c"]) -> Map:
+    """Each 8 x 8 patch of x, its two-dimensional Hartley transform multiplied by `gain`, frequencies row by row.
+
+    The transform's waves are cos + sin of 2 pi (k n + j m) / 8. It is the discrete Fourier transform's real part less
+    its imaginary part, so for gains that agree at (k, j) and (-k, -j) this is `irfft2(rfft2(patch) * gain)`.
+    """
+    if not _served(x, gain):
+        return filter_patches_definition(x, gain)
+    return _first(_FilterPatches.apply(_last(x), gain))
+
+
+def filter_patches_definition(x: Tensor, gain: Tensor) -> Tensor:
+    """`filter_patches` in PyTorch. The matrix of the transform is symmetric and its own inverse."""
+    waves = _hartley(x.dtype, x.device)
+    patches = rearrange(x, "b c (i p) (j q) -> b i j (p q) c", p=PATCH, q=PATCH)
+    return rearrange(waves @ ((waves @ patches) * gain), "b i j (p q) c -> b c (i p) (j q)", p=PATCH)
+
+
+@cache
+def _hartley(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The orthonormal waves of an 8 x 8 patch, one per row."""
+    n = torch.arange(PATCH, dtype=torch.float64)
+    k, j, row, column = torch.meshgrid(n, n, n, n, indexing="ij")
+    phase = 2 * pi * (k * row + j * column) / PATCH
+    return ((phase.cos() + phase.sin()) / PATCH).reshape(PATCH**2, PATCH**2).to(device, dtype)
+
+
+class _FilterPatches(Function):
+    @staticmethod
+    def forward(ctx, x, gain):  # type: ignore[override]
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, gain)
+        return FILTER(x, gain)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy):  # type: ignore[override]
+        x, gain = ctx.saved_tensors
+        return FILTER(dy, gain), None if x is None else FILTER_GAIN(dy, x)
+
+
+@torch.library.register_fake("evssm::filter_patches", lib=OPERATORS)
+def _filter_shape(x, gain):
+    return x.new_empty(x.shape)
+
+
+@torch.library.register_fake("evssm::filter_patches_gain", lib=OPERATORS)
+def _filter_gain_shape(dy, x):
+    return x.new_empty(PATCH**2, x.shape[-1])
+
+
+@register_flop_formula([torch.ops.evssm.filter_patches, torch.ops.evssm.filter_patches_gain])
+def _filter_flops(x, *_, out_shape=None, **__) -> int:
+    """Two real transforms of 64 numbers, 5/2 n log2 n each, as Fourier transforms are counted."""
+    b, h, w, c = x
+    return 30 * b * h * w * c

@@ -1,0 +1,1107 @@
+"""The kernels of `evssm.fused`: compiled by numba for a CPU when they are first asked for.
+
+Maps are channels-last here. A lane vector holds 64 bytes of neighbouring channels of one pixel; channels that fill the
+last one only in part are read and written under a mask. No kernel makes a copy of a whole map: a depth-wise convolution
+keeps a few rows, a norm sixteen pixels, a patch filter one patch, so that what lies between reading and writing stays
+in the first cache levels. Values that cost less to compute than to fetch are computed again in the backward passes. No
+sum depends on the number of threads.
+"""
+# As in `evssm.scan_numba`, @no_type_check keeps the shape checker of the tests away from what numba compiles.
+
+from math import ceil, pi, sqrt
+from typing import NamedTuple, no_type_check
+
+import torch
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from evssm.scan_numba import (
+    FORMAT,
+    LOG2E,
+    VECTOR,
+    Lanes,
+    _at,
+    _bits,
+    _call,
+    _constant,
+    _interpolated,
+    _like,
+    _polynomial,
+    _power,
+    _rounded,
+    _share_out,
+    _vector,
+    add,
+    clear,
+    fill,
+    fold,
+    load,
+    madd,
+    mul,
+    peek,
+    put,
+    registers,
+    store,
+    sub,
+    take,
+    width,
+)
+
+PLAIN, GELU, GATED = 0, 1, 2  # what follows a depth-wise convolution; GATED: gelu(first half) * second half
+SPAN = 512  # pixels of one task of the norms
+PANEL = 256  # pixels that a product works on at a time
+SHEAF = 2048  # pixels of one task of a weight's gradient
+STRIP = 64  # rows of one task of a depth-wise convolution
+RUN = 4  # neighbouring pixels that a line's products are added to at a time
+DECAY = 0.25  # of the variable in which the tail of the normal distribution is a polynomial
+
+
+# --- the normal distribution ------------------------------------------------------------------------------------------
+
+
+@no_type_check
+def _tail_rest(w):
+    """Phi(-x) e^(x^2 / 2) (1 + DECAY x) for x >= 0, as a function of w = 2 / (1 + DECAY x) - 1."""
+    x = torch.from_numpy((1 - w) / (1 + w) / DECAY)
+    return (torch.special.erfcx(x / sqrt(2)) / (1 + torch.from_numpy(w))).numpy()
+
+
+# By bits of a number. 40 standard deviations are beyond what float64 can tell from zero.
+TAIL_REST = {bits: _interpolated(_tail_rest, 2 / (1 + 40 * DECAY) - 1, 1.0, n) for bits, n in ((32, 9), (64, 20))}
+
+
+@no_type_check
+def _normal(builder, x):
+    """The density of the standard normal distribution at x, and its integral up to x.
+
+    The lower tail is the density times a smooth function, so that its relative error is small however far out x lies.
+    """
+    one, zero = _constant(x.type, 1.0), _constant(x.type, 0.0)
+    exponent = builder.fmul(builder.fmul(x, x), _constant(x.type, -LOG2E / 2))
+    moved, k = _rounded(builder, exponent)
+    bell = _power(builder, moved, builder.fsub(exponent, k))
+    lowest = _constant(x.type, 1.0 - FORMAT[_bits(x.type)[0]][1])
+    bell = builder.select(builder.fcmp_ordered("<", exponent, lowest), zero, bell)
+    far = _call(builder, "fmuladd", _call(builder, "fabs", x), _constant(x.type, DECAY), one)
+    near = builder.fdiv(one, far)
+    w = _call(builder, "fmuladd", near, _constant(x.type, 2.0), _constant(x.type, -1.0))
+    tail = builder.fmul(builder.fmul(bell, near), _polynomial(builder, w, TAIL_REST[_bits(x.type)[0]]))
+    integral = builder.select(builder.fcmp_ordered("<", x, zero), tail, builder.fsub(one, tail))
+    return builder.fmul(bell, _constant(x.type, 1 / sqrt(2 * pi))), integral
+
+
+@intrinsic
+@no_type_check
+def gelu(typing, x):
+    """x Phi(x)"""
+
+    @no_type_check
+    def emit(context, builder, signature, arguments):
+        (x,) = arguments
+        return builder.fmul(x, _normal(builder, x)[1])
+
+    return x(x), emit
+
+
+@intrinsic
+@no_type_check
+def gelu_slope(typing, x):
+    """Phi(x) + x phi(x)"""
+
+    @no_type_check
+    def emit(context, builder, signature, arguments):
+        (x,) = arguments
+        return _call(builder, "fmuladd", x, *_normal(builder, x))
+
+    return x(x), emit
+
+
+# --- more of the vocabulary -------------------------------------------------------------------------------------------
+
+
+@intrinsic
+@no_type_check
+def inverse_root(typing, x):
+    """1 / sqrt(x)"""
+
+    @no_type_check
+    def emit(context, builder, signature, arguments):
+        (x,) = arguments
+        return builder.fdiv(_constant(x.type, 1.0), _call(builder, "sqrt", x))
+
+    return x(x), emit
+
+
+@no_type_check
+def _mask(builder, count, vector):
+    """True in the first `count` lanes."""
+    numbers = ir.VectorType(ir.IntType(32), vector.count)
+    single = builder.insert_element(
+        ir.Constant(numbers, ir.Undefined), builder.trunc(count, numbers.element), ir.IntType(32)(0)
+    )
+    all_count = builder.shuffle_vector(single, single, ir.Constant(numbers, None))
+    return builder.icmp_signed("<", ir.Constant(numbers, list(range(vector.count))), all_count)
+
+
+@no_type_check
+def _masked(builder, name, kind, arguments):
+    """LLVM's masked load or store of vectors of this kind."""
+    vector = arguments[0].type if name == "store" else kind
+    suffix = f"v{vector.count}f{_bits(vector)[0]}.p0"
+    function = ir.FunctionType(kind, [argument.type for argument in arguments])
+    return builder.call(
+        cgutils.get_or_insert_function(builder.module, function, f"llvm.masked.{name}.{suffix}"), arguments
+    )
+
+
+@intrinsic
+@no_type_check
+def load_part(typing, address, count, like):
+    """The first `count` lanes of the vector at `address`, and zeros."""
+
+    @no_type_check
+    def emit(context, builder, signature, arguments):
+        vector = _vector(like)
+        pointer, align = _at(builder, arguments[0], vector), ir.IntType(32)(like.bitwidth // 8)
+        mask = _mask(builder, arguments[1], vector)
+        return _masked(builder, "load", vector, [pointer, align, mask, _constant(vector, 0.0)])
+
+    return Lanes(like)(types.int64, types.int64, like), emit
+
+
+@intrinsic
+@no_type_check
+def kept(typing, lanes, count, like):
+    """The first `count` of `lanes`, and zeros."""
+
+    @no_type_check
+    def emit(context, builder, signature, arguments):
+        vector = arguments[0].type
+        return builder.select(_mask(builder, arguments[1], vector), arguments[0], _constant(vector, 0.0))
+
+    return lanes(lanes, types.int64, like), emit
+
+
+@intrinsic
+@no_type_check
+def store_part(typing, address, lanes, count):
+    """The first `count` of `lanes` written to `address`."""
+
+    @no_type_check
+    def emit(context, builder, signature, arguments):
+        value = arguments[1]
+        pointer, align = _at(builder, arguments[0], value.type), ir.IntType(32)(lanes.dtype.bitwidth // 8)
+        _masked(builder, "store", ir.VoidType(), [value, pointer, align, _mask(builder, arguments[2], value.type)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, lanes, types.int64), emit
+
+
+# --- maps in memory ---------------------------------------------------------------------------------------------------
+
+
+@no_type_check
+class Maps(NamedTuple):
+    """Channels-last maps: where the first number lies, and the bytes from one picture, row and pixel to the next."""
+
+    first: int
+    picture: int
+    row: int
+    pixel: int
+
+
+@no_type_check
+class Size(NamedTuple):
+    """Extent of maps; `channels` of a half of them where halves are multiplied with each other."""
+
+    pictures: int
+    h: int
+    w: int
+    channels: int
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def row_of(maps, picture, y, channel, one):
+    """The address of the first pixel of a row, from `channel` on."""
+    return maps.first + picture * maps.picture + y * maps.row + channel * width(one)
+
+
+# --- products with matrices -------------------------------------------------------------------------------------------
+
+
+@no_type_check
+class Matrix(NamedTuple):
+    """The address of a matrix's first number, and the bytes from one row and one column to the next."""
+
+    first: int
+    row: int
+    column: int
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def multiply_tile(rows, vectors, sums, steps, a, b, start, c, inside, one):
+    """c = start + a b for a few rows of c, and as many columns as some lane vectors have, in registers.
+
+    `start` may be no matrix, then c = a b. The last vector has only `inside` numbers; b's columns lie side by side.
+    """
+    total = registers(sums, one)
+    last = len(vectors) - 1
+    for r in range(len(rows)):
+        for v in range(len(vectors)):
+            at = start.first + r * start.row + v * VECTOR
+            before = fill(0.0, one)
+            if start.first:
+                before = load(at, one) if v < last else load_part(at, inside, one)
+            put(total, r * len(vectors) + v, before)
+    for k in range(steps):
+        source = b.first + k * b.row
+        right = registers(vectors, one)
+        for v in range(len(vectors)):
+            put(right, v, load(source + v * VECTOR, one) if v < last else load_part(source + v * VECTOR, inside, one))
+        for r in range(len(rows)):
+            left = fill(peek(a.first + r * a.row + k * a.column, one), one)
+            for v in range(len(vectors)):
+                i = r * len(vectors) + v
+                put(total, i, madd(left, take(right, v, one), take(total, i, one)))
+    for r in range(len(rows)):
+        for v in range(len(vectors)):
+            at = c.first + r * c.row + v * VECTOR
+            if v < last:
+                store(at, take(total, r * len(vectors) + v, one))
+            else:
+                store_part(at, take(total, r * len(vectors) + v, one), inside)
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def below(matrix, rows):
+    """`matrix` from a later row on; no matrix stays none."""
+    return Matrix(matrix.first + rows * matrix.row if matrix.first else 0, matrix.row, matrix.column)
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def multiply_columns(rows, vectors, sums, height, steps, a, b, start, c, inside, one):
+    """c = start + a b for all rows of c, and as many columns as some lane vectors have."""
+    whole = height - height % len(rows)
+    for r in range(0, whole, len(rows)):
+        multiply_tile(rows, vectors, sums, steps, below(a, r), b, below(start, r), below(c, r), inside, one)
+    for r in range(whole, height):
+        multiply_tile((0,), vectors, vectors, steps, below(a, r), b, below(start, r), below(c, r), inside, one)
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def multiply(height, columns, steps, a, b, start, c, one):
+    """c = start + a b. Up to 24 lane vectors of c are in registers at a time."""
+    lanes, size = VECTOR // width(one), width(one)
+    column = 0
+    while column < columns:
+        left = (columns - column + lanes - 1) // lanes
+        vectors = 2 if left == 4 else min(left, 3)  # four are two times two
+        inside = columns - column - (vectors - 1) * lanes
+        right, target = Matrix(b.first + column * size, b.row, size), Matrix(c.first + column * size, c.row, size)
+        before = Matrix(start.first + column * size if start.first else 0, start.row, size)
+        if vectors == 1:
+            multiply_columns((0,) * 16, (0,), (0,) * 16, height, steps, a, right, before, target, inside, one)
+        elif vectors == 2:
+            multiply_columns((0,) * 8, (0,) * 2, (0,) * 16, height, steps, a, right, before, target, inside, one)
+        else:
+            multiply_columns((0,) * 8, (0,) * 3, (0,) * 24, height, steps, a, right, before, target, inside, one)
+        column += vectors * lanes
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def linear_tasks(one, tasks, pixels, inputs, outputs, x, weight, start, y):
+    """Some tasks' pixels times the weight `inputs outputs`."""
+    for task in range(tasks[0], tasks[1]):
+        first = task * PANEL
+        count = min(PANEL, pixels - first)
+        multiply(count, outputs, inputs, below(x, first), weight, below(start, first), below(y, first), one)
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def correlation_tasks(one, tasks, pixels, inputs, outputs, x, dy, dweight):
+    """By task, the gradient of the weight `outputs inputs`: its pixels' products of dy and x."""
+    size = width(one)
+    none = Matrix(0, 0, 0)
+    for task in range(tasks[0], tasks[1]):
+        own = Matrix(dweight.first + task * outputs * dweight.row, dweight.row, size)
+        for first in range(task * SHEAF, min((task + 1) * SHEAF, pixels), PANEL):
+            count = min(PANEL, (task + 1) * SHEAF - first, pixels - first)
+            turned = Matrix(dy.first + first * dy.row, dy.column, dy.row)
+            multiply(outputs, inputs, count, turned, below(x, first), none if first == task * SHEAF else own, own, one)
+
+
+# --- depth-wise convolution -------------------------------------------------------------------------------------------
+#
+# A line is one lane vector of channels along a row, with zeros at both ends for the kernel to reach into. A ring holds
+# as many lines as the kernel has rows; the line of row y is entry y modulo that number.
+
+
+@no_type_check
+class Kernel(NamedTuple):
+    """How far a kernel reaches, and where its lines lie."""
+
+    rows: int
+    before: int  # zeros before a line
+    line: int  # bytes of a line
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def line_of(ring, y, kernel):
+    """The line of row y, from the zeros on that the leftmost column of the kernel sees first."""
+    return ring + (y + kernel.rows) % kernel.rows * kernel.line
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def bring(line, source, pixel, w, inside, one):
+    """One row of a map into a line."""
+    if inside * width(one) >= VECTOR:
+        for x in range(w):
+            store(line + x * VECTOR, load(source + x * pixel, one))
+    else:
+        for x in range(w):
+            store(line + x * VECTOR, load_part(source + x * pixel, inside, one))
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def add_products(columns, run, line, taps, w, total, one):
+    """One row of the kernel: to each pixel of `total`, the taps times the pixels of the line from there on."""
+    tap, sums = registers(columns, one), registers(run, one)
+    for k in range(len(columns)):
+        put(tap, k, load(taps + k * VECTOR, one))
+    for x in range(0, w, len(run)):
+        for i in range(len(run)):
+            put(sums, i, load(total + (x + i) * VECTOR, one))
+        for k in range(len(columns)):
+            for i in range(len(run)):
+                pixel = load(line + (x + i + k) * VECTOR, one)
+                put(sums, i, madd(take(tap, k, one), pixel, take(sums, i, one)))
+        for i in range(len(run)):
+            store(total + (x + i) * VECTOR, take(sums, i, one))
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def add_correlations(columns, run, pairs, line, grad, w, total, one):
+    """One row of the kernel's gradient: to tap k, the sum over pixels of `grad` times the line's pixel k further on."""
+    sums = registers(pairs, one)
+    for k in range(len(pairs)):
+        put(sums, k, fill(0.0, one))
+    for x in range(0, w, len(run)):
+        for i in range(len(run)):
+            asked = load(grad + (x + i) * VECTOR, one)
+            for k in range(len(columns)):
+                at = k * len(run) + i
+                put(sums, at, madd(asked, load(line + (x + i + k) * VECTOR, one), take(sums, at, one)))
+    for k in range(len(columns)):
+        for i in range(len(run)):
+            store(total + k * VECTOR, add(take(sums, k * len(run) + i, one), load(total + k * VECTOR, one)))
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def convolve(columns, run, ring, y, taps, w, total, kernel, one):
+    """The line of results for row y from the ring of rows around it."""
+    start = load(taps + kernel.rows * len(columns) * VECTOR, one)
+    for x in range(w):
+        store(total + x * VECTOR, start)
+    for i in range(kernel.rows):
+        line = line_of(ring, y + i - kernel.rows // 2, kernel)
+        add_products(columns, run, line, taps + i * len(columns) * VECTOR, w, total, one)
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def activate(then, first, second, target, pixel, w, inside, one):
+    """What follows the convolution, from its lines to a row of the output."""
+    for x in range(w):
+        value = load(first + x * VECTOR, one)
+        if then != PLAIN:
+            value = gelu(value)
+        if then == GATED:
+            value = mul(value, load(second + x * VECTOR, one))
+        store_part(target + x * pixel, value, inside)
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def activate_back(then, first, second, source, pixel, w, inside, grad_first, grad_second, one):
+    """The gradients of the convolution's lines from a row of the output's gradient."""
+    for x in range(w):
+        asked = load_part(source + x * pixel, inside, one)
+        value = load(first + x * VECTOR, one)
+        if then == GATED:
+            store(grad_second + x * VECTOR, mul(asked, gelu(value)))
+            asked = mul(asked, load(second + x * VECTOR, one))
+        if then != PLAIN:
+            asked = mul(asked, gelu_slope(value))
+        store(grad_first + x * VECTOR, asked)
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def load_taps(table, channel, channels, inside, taps, count, one):
+    """The taps of one lane vector of channels, from a table with one tap of all channels per row, the bias last."""
+    for k in range(count):
+        store(taps + k * VECTOR, load_part(table + (k * channels + channel) * width(one), inside, one))
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def turn(taps, turned, count, one):
+    """The kernel turned by half a turn, without its bias."""
+    for k in range(count - 1):
+        store(turned + k * VECTOR, load(taps + (count - 2 - k) * VECTOR, one))
+    store(turned + (count - 1) * VECTOR, fill(0.0, one))
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def add_table(columns, run, pairs, ring, y, grad, w, sums, kernel, one):
+    """What row y adds to the gradient of the table: all taps, and the bias last."""
+    for i in range(kernel.rows):
+        line = line_of(ring, y + i - kernel.rows // 2, kernel)
+        add_correlations(columns, run, pairs, line, grad, w, sums + i * len(columns) * VECTOR, one)
+    bias = sums + kernel.rows * len(columns) * VECTOR
+    total = load(bias, one)
+    for x in range(w):
+        total = add(total, load(grad + x * VECTOR, one))
+    store(bias, total)
+
+
+@no_type_check
+class Source(NamedTuple):
+    """Maps to convolve: as they are, or, where `weight` and `turned` are addresses, times a matrix first.
+
+    `weight` is `outputs inputs` and `turned` its transpose, so that either has what is needed side by side.
+    """
+
+    maps: Maps
+    inputs: int
+    outputs: int
+    weight: int
+    turned: int
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def bring_row(ring, y, source, picture, channel, size, inside, kernel, one):
+    """Row y of the maps to convolve into the ring; zeros where there is no such row."""
+    line, maps = line_of(ring, y, kernel) + kernel.before * VECTOR, source.maps
+    if y < 0 or y >= size.h:
+        clear(line, size.w, one)
+    elif source.weight:
+        pixels = Matrix(row_of(maps, picture, y, 0, one), maps.pixel, width(one))
+        weight = Matrix(source.turned + channel * width(one), source.outputs * width(one), width(one))
+        target = Matrix(line, VECTOR, width(one))
+        multiply(size.w, inside, source.inputs, pixels, weight, Matrix(0, 0, 0), target, one)
+    else:
+        bring(line, row_of(maps, picture, y, channel, one), maps.pixel, size.w, inside, one)
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def give_row(line, y, source, dx, first, dweight, weights, picture, channel, size, inside, one):
+    """What a line of gradients means for row y of dx, whose `first` part replaces what was there, and for dweight."""
+    number = width(one)
+    if source.weight:
+        target = Matrix(row_of(dx, picture, y, 0, one), dx.pixel, number)
+        weight = Matrix(source.weight + channel * source.inputs * number, source.inputs * number, number)
+        before = Matrix(0 if first else target.first, target.row, number)
+        multiply(size.w, source.inputs, inside, Matrix(line, VECTOR, number), weight, before, target, one)
+        if weights:
+            pixels = Matrix(row_of(source.maps, picture, y, 0, one), source.maps.pixel, number)
+            sums = Matrix(dweight + channel * source.inputs * number, source.inputs * number, number)
+            multiply(inside, source.inputs, size.w, Matrix(line, number, VECTOR), pixels, sums, sums, one)
+    else:
+        target = row_of(dx, picture, y, channel, one)
+        for x in range(size.w):
+            store_part(target + x * dx.pixel, load(line + x * VECTOR, one), inside)
+
+
+@no_type_check
+class Strip(NamedTuple):
+    """What a task works on: some rows of one picture."""
+
+    picture: int
+    top: int
+    bottom: int
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def strip_of(task, size):
+    """The strip that a task stands for."""
+    picture, strip = divmod(task, (size.h + STRIP - 1) // STRIP)
+    return Strip(picture, strip * STRIP, min((strip + 1) * STRIP, size.h))
+
+
+@no_type_check
+class Tile(NamedTuple):
+    """One lane vector of channels of one half: the first channel, how many they are, where its taps and ring lie."""
+
+    channel: int
+    inside: int
+    taps: int
+    ring: int
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def tile_of(number, half, halves, size, count, kernel, taps, rings, one):
+    """Tile `number` of a half; both halves' tiles of a number lie side by side."""
+    lanes, at = VECTOR // width(one), halves * number + half
+    inside = min(lanes, size.channels - number * lanes)
+    ring = rings + at * kernel.rows * kernel.line
+    return Tile(half * size.channels + number * lanes, inside, taps + at * count * VECTOR, ring)
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def depthwise_tasks(columns, run, one, tasks, then, size, kernel, source, table, y, scratch):
+    """The rows of the output that some tasks stand for, all channels of a row after each other."""
+    lanes, halves, reach = VECTOR // width(one), 2 if then == GATED else 1, kernel.rows // 2
+    tiles, count = (size.channels + lanes - 1) // lanes, kernel.rows * len(columns) + 1
+    rings = scratch + halves * tiles * count * VECTOR
+    totals = rings + halves * tiles * kernel.rows * kernel.line
+    clear(rings, (totals - rings) // VECTOR, one)
+    for task in range(tasks[0], tasks[1]):
+        picture, top, bottom = strip_of(task, size)
+        for row in range(top - 2 * reach, bottom):
+            for number in range(tiles):
+                for half in range(halves):
+                    tile = tile_of(number, half, halves, size, count, kernel, scratch, rings, one)
+                    if row == top - 2 * reach:
+                        load_taps(table, tile.channel, halves * size.channels, tile.inside, tile.taps, count, one)
+                    bring_row(tile.ring, row + reach, source, picture, tile.channel, size, tile.inside, kernel, one)
+                    if row >= top:
+                        total = totals + half * kernel.line
+                        convolve(columns, run, tile.ring, row, tile.taps, size.w, total, kernel, one)
+                if row >= top:
+                    inside = min(lanes, size.channels - number * lanes)
+                    target = row_of(y, picture, row, number * lanes, one)
+                    activate(then, totals, totals + kernel.line, target, y.pixel, size.w, inside, one)
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def store_table(task, tiles, halves, size, count, kernel, sums, dtable, one):
+    """One task's gradient of the table, from lane vectors to where it belongs."""
+    for number in range(tiles):
+        for half in range(halves):
+            tile = tile_of(number, half, halves, size, count, kernel, sums, 0, one)
+            for k in range(count):
+                place = (task * count + k) * halves * size.channels + tile.channel
+                store_part(dtable + place * width(one), load(tile.taps + k * VECTOR, one), tile.inside)
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def depthwise_back_tasks(
+    columns, run, pairs, one, tasks, then, weights, size, kernel, source, table, dy, dx, dtable, dweight, scratch
+):  # fmt: skip
+    """The gradients of the input in the rows that some tasks stand for; by task those of the parameters, if wanted."""
+    lanes, halves, reach = VECTOR // width(one), 2 if then == GATED else 1, kernel.rows // 2
+    tiles, count = (size.channels + lanes - 1) // lanes, kernel.rows * len(columns) + 1
+    table_bytes, ring_bytes = halves * tiles * count * VECTOR, halves * tiles * kernel.rows * kernel.line
+    sums, rings = scratch + 2 * table_bytes, scratch + 3 * table_bytes
+    grads, totals = rings + ring_bytes, rings + 2 * ring_bytes
+    channels, matrix_bytes = halves * size.channels, source.inputs * source.outputs * width(one)
+    clear(rings, 2 * ring_bytes // VECTOR, one)
+    for task in range(tasks[0], tasks[1]):
+        picture, top, bottom = strip_of(task, size)
+        clear(sums, table_bytes // VECTOR, one)
+        for row in range(top - 3 * reach, bottom + reach):
+            for number in range(tiles):
+                for half in range(halves):
+                    tile = tile_of(number, half, halves, size, count, kernel, scratch, rings, one)
+                    if row == top - 3 * reach:
+                        load_taps(table, tile.channel, channels, tile.inside, tile.taps, count, one)
+                        turn(tile.taps, tile.taps + table_bytes, count, one)
+                    bring_row(tile.ring, row + reach, source, picture, tile.channel, size, tile.inside, kernel, one)
+                    if row >= top - reach and then != PLAIN:
+                        total = totals + half * kernel.line
+                        convolve(columns, run, tile.ring, row, tile.taps, size.w, total, kernel, one)
+                if row < top - reach:
+                    continue
+                grad = (
+                    line_of(grads + halves * number * kernel.rows * kernel.line, row, kernel) + kernel.before * VECTOR
+                )
+                other = grad + (halves - 1) * kernel.rows * kernel.line
+                if 0 <= row < size.h:
+                    inside = min(lanes, size.channels - number * lanes)
+                    asked = row_of(dy, picture, row, number * lanes, one)
+                    activate_back(
+                        then, totals, totals + kernel.line, asked, dy.pixel, size.w, inside, grad, other, one
+                    )  # fmt: skip
+                else:
+                    clear(grad, size.w, one)
+                    clear(other, size.w, one)
+                for half in range(halves):
+                    tile = tile_of(number, half, halves, size, count, kernel, scratch, rings, one)
+                    if weights and top <= row < bottom:
+                        grad = line_of(tile.ring + ring_bytes, row, kernel) + kernel.before * VECTOR
+                        own = tile.taps + 2 * table_bytes
+                        add_table(columns, run, pairs, tile.ring, row, grad, size.w, own, kernel, one)
+                    if row >= top + reach:
+                        back, ring = tile.taps + table_bytes, tile.ring + ring_bytes
+                        convolve(columns, run, ring, row - reach, back, size.w, totals, kernel, one)
+                        give_row(
+                            totals, row - reach, source, dx, tile.channel == 0, dweight + task * matrix_bytes, weights,
+                            picture, tile.channel, size, tile.inside, one,
+                        )  # fmt: skip
+        if weights:
+            store_table(task, tiles, halves, size, count, kernel, sums, dtable, one)
+
+
+# --- norms ------------------------------------------------------------------------------------------------------------
+#
+# As many pixels as a lane vector has lanes are worked on together: their sums over channels are folded into one vector.
+
+
+@no_type_check
+class Norm(NamedTuple):
+    """A norm over channels: how many they are, whether their mean is subtracted, what is added to their variance."""
+
+    channels: int
+    centred: bool
+    eps: float
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def load_statistics(norm, x, pixel, count, means, scales, sums, one):
+    """The mean of each pixel's channels (zero unless it is subtracted), and one over their standard deviation."""
+    lanes = VECTOR // width(one)
+    share = fill(1 / norm.channels, one)
+    store(means, fill(0.0, one))
+    if norm.centred:
+        for i in range(count):
+            total = fill(0.0, one)
+            for c in range(0, norm.channels, lanes):
+                total = add(total, load_part(x + i * pixel + c * width(one), norm.channels - c, one))
+            store(sums + i * VECTOR, total)
+        store(means, mul(fold(sums, one), share))
+    for i in range(count):
+        total, mean = fill(0.0, one), fill(peek(means + i * width(one), one), one)
+        for c in range(0, norm.channels, lanes):
+            inside = norm.channels - c
+            apart = kept(sub(load_part(x + i * pixel + c * width(one), inside, one), mean), inside, one)
+            total = madd(apart, apart, total)
+        store(sums + i * VECTOR, total)
+    store(scales, inverse_root(madd(fold(sums, one), share, fill(norm.eps, one))))
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def norm_tasks(one, tasks, norm, pixels, x, gate, weight, bias, y, scratch):
+    """The normalised pixels of some tasks, times the GELU of the gate where that is an address."""
+    lanes, means, scales, sums = VECTOR // width(one), scratch, scratch + VECTOR, scratch + 2 * VECTOR
+    clear(sums, lanes, one)
+    for first in range(tasks[0] * SPAN, min(tasks[1] * SPAN, pixels), lanes):
+        count = min(lanes, pixels - first)
+        load_statistics(norm, x.first + first * x.pixel, x.pixel, count, means, scales, sums, one)
+        for i in range(count):
+            mean, scale = fill(peek(means + i * width(one), one), one), fill(peek(scales + i * width(one), one), one)
+            for c in range(0, norm.channels, lanes):
+                at, inside = c * width(one), norm.channels - c
+                value = mul(sub(load_part(x.first + (first + i) * x.pixel + at, inside, one), mean), scale)
+                value = madd(value, load_part(weight + at, inside, one), load_part(bias + at, inside, one))
+                if gate.first:
+                    value = mul(value, gelu(load_part(gate.first + (first + i) * gate.pixel + at, inside, one)))
+                store_part(y.first + (first + i) * y.pixel + at, value, inside)
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def through_gate(norm, x, gate, dy, dgate, mean, scale, weight, bias, asked, one):
+    """The gradient of one pixel's gate, and, into `asked`, that of the norm's output."""
+    lanes = VECTOR // width(one)
+    for c in range(0, norm.channels, lanes):
+        at, inside = c * width(one), norm.channels - c
+        wanted = load_part(dy + at, inside, one)
+        if gate:
+            value = mul(sub(load_part(x + at, inside, one), mean), scale)
+            value = madd(value, load_part(weight + at, inside, one), load_part(bias + at, inside, one))
+            z = load_part(gate + at, inside, one)
+            store_part(dgate + at, mul(mul(wanted, value), gelu_slope(z)), inside)
+            wanted = mul(wanted, gelu(z))
+        store(asked + c * width(one), wanted)
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def norm_back_tasks(one, tasks, norm, pixels, x, gate, weight, bias, dy, dx, dgate, dtable, scratch):
+    """The gradients of some tasks: of x and the gate, and by task those of weight and bias."""
+    size, lanes, share = width(one), VECTOR // width(one), fill(-1 / norm.channels, one)
+    vectors = (norm.channels + lanes - 1) // lanes
+    means, scales, sums, others = scratch, scratch + VECTOR, scratch + 2 * VECTOR, scratch + (2 + lanes) * VECTOR
+    table = others + lanes * VECTOR
+    asked = table + 2 * vectors * VECTOR
+    clear(sums, 2 * lanes, one)
+    for task in range(tasks[0], tasks[1]):
+        clear(table, 2 * vectors, one)
+        for first in range(task * SPAN, min((task + 1) * SPAN, pixels), lanes):
+            count = min(lanes, pixels - first)
+            load_statistics(norm, x.first + first * x.pixel, x.pixel, count, means, scales, sums, one)
+            for i in range(count):
+                mean, scale = fill(peek(means + i * size, one), one), fill(peek(scales + i * size, one), one)
+                source, own = x.first + (first + i) * x.pixel, asked + i * vectors * VECTOR
+                through_gate(
+                    norm, source, gate.first and gate.first + (first + i) * gate.pixel,
+                    dy.first + (first + i) * dy.pixel, dgate.first + (first + i) * dgate.pixel,
+                    mean, scale, weight, bias, own, one,
+                )  # fmt: skip
+                total, other = fill(0.0, one), fill(0.0, one)
+                for v in range(vectors):
+                    at, inside = v * VECTOR, norm.channels - v * lanes
+                    wanted = load(own + at, one)
+                    value = mul(sub(load_part(source + at, inside, one), mean), scale)
+                    store(table + at, madd(wanted, value, load(table + at, one)))
+                    store(table + vectors * VECTOR + at, add(wanted, load(table + vectors * VECTOR + at, one)))
+                    wanted = mul(wanted, load_part(weight + at, inside, one))
+                    total, other = madd(wanted, value, total), add(wanted, other)
+                store(sums + i * VECTOR, total)
+                store(others + i * VECTOR, other)
+            along, common = mul(fold(sums, one), share), mul(fold(others, one), share)
+            store(sums, along)
+            store(others, common if norm.centred else fill(0.0, one))
+            for i in range(count):
+                mean, scale = fill(peek(means + i * size, one), one), fill(peek(scales + i * size, one), one)
+                along, common = fill(peek(sums + i * size, one), one), fill(peek(others + i * size, one), one)
+                for v in range(vectors):
+                    at, inside = v * VECTOR, norm.channels - v * lanes
+                    value = mul(sub(load_part(x.first + (first + i) * x.pixel + at, inside, one), mean), scale)
+                    wanted = load(asked + i * vectors * VECTOR + at, one)
+                    wanted = madd(wanted, load_part(weight + at, inside, one), madd(value, along, common))
+                    store_part(dx.first + (first + i) * dx.pixel + at, mul(wanted, scale), inside)
+        for v in range(2 * vectors):
+            half, c = divmod(v, vectors)
+            place = (2 * task + half) * norm.channels * size + c * VECTOR
+            store_part(dtable + place, load(table + v * VECTOR, one), norm.channels - c * lanes)
+
+
+# --- gains for the frequencies of patches -----------------------------------------------------------------------------
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def hartley(at, stride, one):
+    """Eight lane vectors by their discrete Hartley transform, sum_n x[n] (cos + sin)(2 pi k n / 8)."""
+    half = fill(0.5**0.5, one)
+    x0, x4 = load(at, one), load(at + 4 * stride, one)
+    x2, x6 = load(at + 2 * stride, one), load(at + 6 * stride, one)
+    x1, x5 = load(at + stride, one), load(at + 5 * stride, one)
+    x3, x7 = load(at + 3 * stride, one), load(at + 7 * stride, one)
+    even0, even1 = add(add(x0, x4), add(x2, x6)), add(sub(x0, x4), sub(x2, x6))
+    even2, even3 = sub(add(x0, x4), add(x2, x6)), sub(sub(x0, x4), sub(x2, x6))
+    odd0, odd1 = add(add(x1, x5), add(x3, x7)), add(sub(x1, x5), sub(x3, x7))
+    odd2, odd3 = sub(add(x1, x5), add(x3, x7)), sub(sub(x1, x5), sub(x3, x7))
+    odd1, odd3 = mul(add(odd1, odd3), half), mul(sub(odd1, odd3), half)
+    store(at, add(even0, odd0))
+    store(at + stride, add(even1, odd1))
+    store(at + 2 * stride, add(even2, odd2))
+    store(at + 3 * stride, add(even3, odd3))
+    store(at + 4 * stride, sub(even0, odd0))
+    store(at + 5 * stride, sub(even1, odd1))
+    store(at + 6 * stride, sub(even2, odd2))
+    store(at + 7 * stride, sub(even3, odd3))
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def spectrum(patch, one):
+    """An 8 x 8 patch of lane vectors by its two-dimensional Hartley transform; done twice it gives 64 times the patch.
+
+    Rows and columns transformed in turn give products of waves; four of them make one wave that runs in any direction:
+    2 cas(a + b) = cas a cas b + cas a cas -b + cas -a cas b - cas -a cas -b.
+    """
+    for i in range(8):
+        hartley(patch + i * 8 * VECTOR, VECTOR, one)
+    for i in range(8):
+        hartley(patch + i * VECTOR, 8 * VECTOR, one)
+    for k in range(1, 4):
+        for j in range(1, 4):
+            down, up = patch + 8 * k * VECTOR, patch + 8 * (8 - k) * VECTOR
+            a, b = load(down + j * VECTOR, one), load(down + (8 - j) * VECTOR, one)
+            c, d = load(up + j * VECTOR, one), load(up + (8 - j) * VECTOR, one)
+            half = mul(add(add(a, b), add(c, d)), fill(0.5, one))
+            store(down + j * VECTOR, sub(half, d))
+            store(down + (8 - j) * VECTOR, sub(half, c))
+            store(up + j * VECTOR, sub(half, b))
+            store(up + (8 - j) * VECTOR, sub(half, a))
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def bring_patch(patch, maps, corner, inside, one):
+    for i in range(8):
+        bring(patch + 8 * i * VECTOR, corner + i * maps.row, maps.pixel, 8, inside, one)
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def filter_tasks(one, tasks, size, x, gain, y, scratch):
+    """Some tasks' rows of patches, their spectra multiplied by the gain `64 c`, which includes the factor 1 / 64."""
+    lanes = VECTOR // width(one)
+    for task in range(tasks[0], tasks[1]):
+        picture, row = divmod(task, size.h // 8)
+        for column in range(0, size.w, 8):
+            for channel in range(0, size.channels, lanes):
+                inside = size.channels - channel
+                bring_patch(scratch, x, row_of(x, picture, 8 * row, channel, one) + column * x.pixel, inside, one)
+                spectrum(scratch, one)
+                for k in range(64):
+                    factor = load_part(gain + (k * size.channels + channel) * width(one), inside, one)
+                    store(scratch + k * VECTOR, mul(load(scratch + k * VECTOR, one), factor))
+                spectrum(scratch, one)
+                target = row_of(y, picture, 8 * row, channel, one) + column * y.pixel
+                for k in range(64):
+                    i, j = divmod(k, 8)
+                    store_part(target + i * y.row + j * y.pixel, load(scratch + k * VECTOR, one), inside)
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def gain_tasks(one, tasks, size, x, dy, dgain, scratch):
+    """What some tasks, rows of patches, add to the gradient of the gain: products of the spectra of x and dy."""
+    lanes = VECTOR // width(one)
+    for task in range(tasks[0], tasks[1]):
+        picture, row = divmod(task, size.h // 8)
+        for channel in range(0, size.channels, lanes):
+            inside, sums = size.channels - channel, scratch + 128 * VECTOR
+            clear(sums, 64, one)
+            for column in range(0, size.w, 8):
+                other = scratch + 64 * VECTOR
+                bring_patch(scratch, x, row_of(x, picture, 8 * row, channel, one) + column * x.pixel, inside, one)
+                bring_patch(other, dy, row_of(dy, picture, 8 * row, channel, one) + column * dy.pixel, inside, one)
+                spectrum(scratch, one)
+                spectrum(other, one)
+                for k in range(64):
+                    at = k * VECTOR
+                    store(sums + at, madd(load(scratch + at, one), load(other + at, one), load(sums + at, one)))
+            for k in range(64):
+                place = dgain + ((task * 64 + k) * size.channels + channel) * width(one)
+                store_part(place, load(sums + k * VECTOR, one), inside)
+
+
+# --- from and to tensors ----------------------------------------------------------------------------------------------
+
+
+@no_type_check
+def _maps(x):
+    """Where `x`, `b h w c` with the channels of a pixel side by side, lies in memory."""
+    size = x.element_size()
+    return Maps(x.data_ptr(), *(stride * size for stride in x.stride()[:3]))
+
+
+@no_type_check
+def _readable(x):
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+@no_type_check
+def _kernel(weight, w):
+    """The kernel's reach, the tuple that tells its columns, and its lines' number of vectors."""
+    rows, columns = weight.shape[-2:]
+    vectors = ceil(w / RUN) * RUN + columns - 1
+    return Kernel(rows, columns // 2, vectors * VECTOR), (0,) * columns
+
+
+@no_type_check
+def _table(weight, bias):
+    """One tap of all channels per row, the bias last."""
+    taps = weight.flatten(1).T
+    return torch.cat([taps, taps.new_zeros(1, len(weight)) if bias is None else bias[None]])
+
+
+@no_type_check
+def _source(x, projection):
+    """The maps to convolve, their number of channels, and the tensors that hold them."""
+    held = [_readable(x)]
+    if projection is None:
+        return Source(_maps(held[0]), x.shape[-1], x.shape[-1], 0, 0), x.shape[-1], held
+    held += [projection.contiguous(), projection.T.contiguous()]
+    outputs, inputs = projection.shape
+    return Source(_maps(held[0]), inputs, outputs, held[1].data_ptr(), held[2].data_ptr()), outputs, held
+
+
+@no_type_check
+def depthwise(x, projection, weight, bias, then):
+    """`b h w c` maps, times a matrix if one is given, convolved with zeros around them, then activated."""
+    source, channels, held = _source(x, projection)
+    b, h, w, _ = x.shape
+    halves, table = 2 if then == GATED else 1, _table(weight, bias)
+    y = x.new_empty(b, h, w, channels // halves)
+    kernel, columns = _kernel(weight, w)
+    size, one, taps, target = Size(b, h, w, channels // halves), _like(x), table.data_ptr(), _maps(y)
+    tiles, line = ceil(size.channels * x.element_size() / VECTOR), kernel.line // VECTOR
+    _share_out(
+        b * ceil(h / STRIP), halves * (tiles * (len(table) + kernel.rows * line) + line),
+        b * h * w * channels * len(table),
+        lambda some, scratch: depthwise_tasks(
+            columns, (0,) * RUN, one, some, then, size, kernel, source, taps, target, scratch
+        ),
+    )  # fmt: skip
+    del held
+    return y
+
+
+@no_type_check
+def depthwise_backward(dy, x, projection, weight, bias, then, weights):
+    """The gradients of x, the matrix, the weight and the bias; those of parameters mean nothing unless `weights`."""
+    source, channels, held = _source(x, projection)
+    dy, table = _readable(dy), _table(weight, bias)
+    b, h, w, c = x.shape
+    halves, tasks = 2 if then == GATED else 1, b * ceil(h / STRIP)
+    dx, dtable = x.new_empty(b, h, w, c), x.new_empty(tasks, *table.shape)
+    dmatrix = x.new_zeros((tasks, channels, c) if weights and projection is not None else 0)
+    kernel, columns = _kernel(weight, w)
+    size, one, taps, asked, target = Size(b, h, w, channels // halves), _like(x), table.data_ptr(), _maps(dy), _maps(dx)
+    sums = dtable.data_ptr(), dmatrix.data_ptr()
+    tiles, line = ceil(size.channels * x.element_size() / VECTOR), kernel.line // VECTOR
+    _share_out(
+        tasks, halves * (tiles * (3 * len(table) + 2 * kernel.rows * line) + line),
+        b * h * w * channels * len(table),
+        lambda some, scratch: depthwise_back_tasks(
+            columns, (0,) * RUN, (0,) * RUN * len(columns), one, some, then, weights, size, kernel, source, taps, asked,
+            target, *sums, scratch,
+        ),
+    )  # fmt: skip
+    del held
+    dtable = dtable.sum(0)
+    return dx, dmatrix.sum(0), dtable[:-1].T.reshape(weight.shape), dtable[-1]
+
+
+@no_type_check
+def _pixels(x):
+    """`x` as one row of pixels at equal distances, copied if it is none."""
+    return _readable(x.reshape(1, 1, -1, x.shape[-1]))
+
+
+@no_type_check
+def norm(x, gate, weight, bias, eps, centred):
+    """The last axis of x normalised, scaled and shifted, times the GELU of the gate if there is one."""
+    y = x.new_empty(x.shape)
+    held = [_pixels(x), None if gate is None else _pixels(gate), weight.contiguous(), bias.contiguous()]
+    maps = [Maps(0, 0, 0, 0) if t is None else _maps(t) for t in (*held[:2], _pixels(y))]
+    pixels, one, how = held[0].shape[2], _like(x), Norm(x.shape[-1], centred, eps)
+    scale, shift = held[2].data_ptr(), held[3].data_ptr()
+    _share_out(
+        ceil(pixels / SPAN), 2 + VECTOR // x.element_size(), 8 * x.numel(),
+        lambda some, scratch: norm_tasks(one, some, how, pixels, *maps[:2], scale, shift, maps[2], scratch),
+    )  # fmt: skip
+    return y
+
+
+@no_type_check
+def norm_backward(dy, x, gate, weight, bias, eps, centred):
+    """The gradients of x, the gate, the weight and the bias."""
+    dx, dgate = x.new_empty(x.shape), None if gate is None else x.new_empty(x.shape)
+    held = [None if t is None else _pixels(t) for t in (x, gate, dy, dx, dgate)]
+    maps = [Maps(0, 0, 0, 0) if t is None else _maps(t) for t in held]
+    weight, bias = weight.contiguous(), bias.contiguous()
+    pixels, one, how = held[0].shape[2], _like(x), Norm(x.shape[-1], centred, eps)
+    tasks, lanes = ceil(pixels / SPAN), VECTOR // x.element_size()
+    dtable = x.new_empty(tasks, 2, x.shape[-1])
+    scale, shift, sums = weight.data_ptr(), bias.data_ptr(), dtable.data_ptr()
+    vectors = ceil(x.shape[-1] / lanes)
+    _share_out(
+        tasks, 2 + 2 * lanes + (2 + lanes) * vectors, 16 * x.numel(),
+        lambda some, scratch: norm_back_tasks(
+            one, some, how, pixels, *maps[:2], scale, shift, *maps[2:], sums, scratch
+        ),
+    )  # fmt: skip
+    return dx, x.new_empty(0) if dgate is None else dgate, *dtable.sum(0)
+
+
+@no_type_check
+def filter_patches(x, gain):
+    """`b h w c` maps, the spectra of their 8 x 8 patches multiplied by the gain `64 c`."""
+    x, gain = _readable(x), gain / 64
+    b, h, w, c = x.shape
+    y = x.new_empty(b, h, w, c)
+    size, one, source, factors, target = Size(b, h, w, c), _like(x), _maps(x), gain.data_ptr(), _maps(y)
+    _share_out(
+        b * h // 8, 64, 16 * x.numel(),
+        lambda some, scratch: filter_tasks(one, some, size, source, factors, target, scratch),
+    )  # fmt: skip
+    return y
+
+
+@no_type_check
+def filter_patches_gain(dy, x):
+    """The gradient of the gain."""
+    x, dy = _readable(x), _readable(dy)
+    b, h, w, c = x.shape
+    dgain = x.new_empty(b * h // 8, 64, c)
+    size, one, source, asked, target = Size(b, h, w, c), _like(x), _maps(x), _maps(dy), dgain.data_ptr()
+    _share_out(
+        b * h // 8, 192, 16 * x.numel(),
+        lambda some, scratch: gain_tasks(one, some, size, source, asked, target, scratch),
+    )  # fmt: skip
+    return dgain.sum(0) / 64
+
+
+@no_type_check
+def _matrix(x):
+    """Where the pixels of `x` lie in memory; no matrix for None."""
+    return Matrix(0, 0, 0) if x is None else Matrix(x.data_ptr(), x.stride(-2) * x.element_size(), x.element_size())
+
+
+@no_type_check
+def _product(x, weight, bias):
+    """Pixels times the weight `inputs outputs`, plus the bias if there is one."""
+    (inputs, outputs), one = weight.shape, _like(x)
+    y = x.new_empty(*x.shape[:-1], outputs)
+    held = [_pixels(x), weight.contiguous(), None if bias is None else bias.expand(1, outputs), y.view(-1, outputs)]
+    maps, pixels = [_matrix(t) for t in held], held[0].shape[2]
+    maps[2] = maps[2]._replace(row=0)  # the same for every pixel
+    _share_out(
+        ceil(pixels / PANEL), 0, pixels * inputs * outputs // 16,
+        lambda some, _: linear_tasks(one, some, pixels, inputs, outputs, *maps),
+    )  # fmt: skip
+    return y
+
+
+@no_type_check
+def linear(x, weight, bias):
+    """The last axis of x times `weight` transposed, plus the bias if there is one."""
+    return _product(x, weight.T, bias)
+
+
+@no_type_check
+def _correlation(x, y):
+    """The sum over pixels of the products of y's channels, rows, with x's channels, columns."""
+    held, one = [_pixels(x), _pixels(y)], _like(x)
+    pixels, rows, columns = held[0].shape[2], y.shape[-1], x.shape[-1]
+    tasks = ceil(pixels / SHEAF)
+    parts = x.new_empty(tasks, rows, columns)
+    maps = [_matrix(t) for t in (*held, parts)]
+    _share_out(
+        tasks, 0, pixels * rows * columns // 16,
+        lambda some, _: correlation_tasks(one, some, pixels, columns, rows, *maps),
+    )  # fmt: skip
+    return parts.sum(0) if tasks > 1 else parts[0]
+
+
+@no_type_check
+def linear_backward(dy, x, weight, inputs, weights):
+    """The gradients of x and the weight, each where wanted and otherwise empty."""
+    dx, dweight = _product(dy, weight, None) if inputs else x.new_empty(0), x.new_empty(0)
+    if weights and len(weight.T) < VECTOR // x.element_size():
+        dweight = _correlation(dy, x).T  # the longer side along the lanes
+    elif weights:
+        dweight = _correlation(x, dy)
+    return dx, dweight
