@@ -99,13 +99,13 @@ def linear_definition(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
 
 class _Linear(Function):
     @staticmethod
-    def forward(ctx, x, weight, bias):  # type: ignore[override]
+    def forward(ctx, x, weight, bias):
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
         return LINEAR(x, weight, bias)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dy):  # type: ignore[override]
+    def backward(ctx, dy):
         x, weight = ctx.saved_tensors
         inputs, weights, biases = ctx.needs_input_grad
         dx, dweight = LINEAR_BACKWARD(dy, dy if x is None else x, weight, inputs, weights)
@@ -175,14 +175,14 @@ def depthwise_definition(
 
 class _Depthwise(Function):
     @staticmethod
-    def forward(ctx, x, projection, weight, bias, then):  # type: ignore[override]
+    def forward(ctx, x, projection, weight, bias, then):
         ctx.save_for_backward(x, projection, weight, bias)
         ctx.then = then
         return DEPTHWISE(x, projection, weight, bias, then)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dy):  # type: ignore[override]
+    def backward(ctx, dy):
         x, *parameters = ctx.saved_tensors
         weights = any(ctx.needs_input_grad[1:4])
         dx, *gradients = DEPTHWISE_BACKWARD(dy, x, *parameters, ctx.then, weights)
@@ -251,14 +251,14 @@ def normalise_definition(
 
 class _Normalise(Function):
     @staticmethod
-    def forward(ctx, x, gate, weight, bias, eps, centred):  # type: ignore[override]
+    def forward(ctx, x, gate, weight, bias, eps, centred):
         ctx.save_for_backward(x, gate, weight, bias)
         ctx.how = eps, centred
         return NORM(x, gate, weight, bias, eps, centred)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dy):  # type: ignore[override]
+    def backward(ctx, dy):
         x, gate, weight, bias = ctx.saved_tensors
         dx, dgate, dweight, dbias = NORM_BACKWARD(dy, x, gate, weight, bias, *ctx.how)
         return dx, None if gate is None else dgate, dweight, dbias, None, None
@@ -306,13 +306,13 @@ def _hartley(dtype: torch.dtype, device: torch.device) -> Tensor:
 
 class _FilterPatches(Function):
     @staticmethod
-    def forward(ctx, x, gain):  # type: ignore[override]
+    def forward(ctx, x, gain):
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, gain)
         return FILTER(x, gain)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dy):  # type: ignore[override]
+    def backward(ctx, dy):
         x, gain = ctx.saved_tensors
         return FILTER(dy, gain), None if x is None else FILTER_GAIN(dy, x)
 

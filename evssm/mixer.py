@@ -1,6 +1,6 @@
 """The token mixer of EVSSM: a selective scan over a feature map, read row by row in one or several directions."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +52,7 @@ class SS2D(nn.Module):
         inner, rank, k = expand * width, -(-width // 16), len(directions)
         self.directions, self.state, self.rank, self.window = directions, state, rank, window
         selection = rank + 2 * state
-        conv = nn.Conv1d if len(kernel) == 1 else nn.Conv2d
+        conv: Any = nn.Conv1d if len(kernel) == 1 else nn.Conv2d
         projections = [nn.Linear(inner, selection, bias=False).weight for _ in directions]
         self.x_proj_weight = nn.Parameter(torch.stack([weight.detach() for weight in projections]))
         self.dt_projs_weight = nn.Parameter(torch.empty(k, inner, rank).uniform_(-(rank**-0.5), rank**-0.5))

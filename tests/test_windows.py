@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -26,7 +28,7 @@ def test_windows_cover_every_pixel_and_stay_inside(length, edge):
     origins, edge = window_origins(length, edge), min(edge, length)
     assert origins[0] == 0
     assert origins[-1] + edge == length
-    assert all(0 < later - earlier <= edge for earlier, later in zip(origins, origins[1:], strict=False))
+    assert all(0 < later - earlier <= edge for earlier, later in pairwise(origins))
 
 
 @given(h=st.integers(1, 40), w=st.integers(1, 40), edge=st.integers(1, 20), b=st.integers(1, 3))

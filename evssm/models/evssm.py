@@ -88,7 +88,7 @@ class EVSSM(nn.Module):
             y, frame = self._run(blocks, y, frame)
         return (self.output(frame.inverse(y)) + padded)[..., :h, :w]
 
-    def _run(self, blocks: nn.ModuleList, y: Image, frame: D4) -> tuple[Map, D4]:
+    def _run(self, blocks: Any, y: Image, frame: D4) -> tuple[Map, D4]:
         for block in blocks:
             recompute = self.checkpoint and torch.is_grad_enabled()
             y = checkpoint(block, y, use_reentrant=False) if recompute else block(y)
@@ -97,7 +97,8 @@ class EVSSM(nn.Module):
 
     def _stages(self, width: int, edges: tuple[int | None, ...]) -> tuple[Stage, ...]:
         """Every place of the forward pass, with the frame that the turns up to there have left the map in."""
-        found, frame, homes = [Stage("embed", width, 1)], IDENTITY, []
+        found, frame = [Stage("embed", width, 1)], IDENTITY
+        homes: list[D4] = []
         for side, levels in (("encoder", (0, 1, 2)), ("decoder", (2, 1, 0))):
             for i, level in enumerate(levels):
                 channels, stride = width << level, 1 << level
