@@ -1,5 +1,6 @@
 """The command line: parses, calls one function, prints where the results are. Heavy imports wait for the command."""
 
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -111,6 +112,10 @@ def erf(
 def main() -> None:
     """Runs the command line: exit status 0, or 2 with one line for what the caller got wrong."""
     from typer._click.exceptions import ClickException
+
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "passive"
+    )  # threads that wait by spinning starve each other on busy machines
 
     try:
         status = app(standalone_mode=False)

@@ -14,7 +14,7 @@ from evssm.photographs import photographs
 from evssm.sidecar import write_sidecar
 
 HERE = Path(__file__).parent
-SIZE = 128
+SIZE = 96
 """Pixels of each photograph's middle, high and wide: full networks, five photographs, a laptop's patience."""
 
 

@@ -1,8 +1,11 @@
 """Makes every figure: `make figures`, or `python figures/make.py [NAME ...]` for some of them."""
 
+import os
 import runpy
 import sys
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning threads starve each other on busy machines
 
 HERE = Path(__file__).parent
 SCRIPTS = ("erf_networks", "erf_transforms")

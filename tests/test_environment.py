@@ -31,6 +31,6 @@ def test_the_constraint_pins_a_torch_that_the_project_accepts():
 def test_the_top_level_holds_what_the_readme_maps_and_no_more():
     shown = {entry.name for entry in ROOT.iterdir() if not entry.name.startswith(".")} - {"build", "dist"}
     assert shown == {
-        *("evssm", "analysis", "notebooks", "figures", "tests", "benchmarks"),
+        *("evssm", "analysis", "notebooks", "figures", "tests"),
         *("environment.yml", "pyproject.toml", "constraints.txt", "Makefile", "README.md", "LICENSE"),
     }
