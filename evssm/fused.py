@@ -26,13 +26,13 @@ Activation = Literal["none", "gelu", "gated gelu"]
 PATCH = 8
 
 OPERATORS = torch.library.Library("evssm", "FRAGMENT")
-CONVOLVED = "Tensor x, Tensor? projection, Tensor weight, Tensor? bias, int then"
+CONVOLVED = "Tensor x, Tensor? projection, Tensor weight, Tensor? bias, int then, Tensor? output"
 NORMALISED = "Tensor x, Tensor? gate, Tensor weight, Tensor bias, float eps, bool centred"
 SCHEMAS = (
     "linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
     "linear_backward(Tensor dy, Tensor x, Tensor weight, bool inputs, bool weights) -> (Tensor, Tensor)",
     f"depthwise({CONVOLVED}) -> Tensor",
-    f"depthwise_backward(Tensor dy, {CONVOLVED}, bool weights) -> (Tensor, Tensor, Tensor, Tensor)",
+    f"depthwise_backward(Tensor dy, {CONVOLVED}, bool weights) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     f"norm({NORMALISED}) -> Tensor",
     f"norm_backward(Tensor dy, {NORMALISED}) -> (Tensor, Tensor, Tensor, Tensor)",
     "filter_patches(Tensor x, Tensor gain) -> Tensor",
@@ -146,73 +146,83 @@ def depthwise(
     then: Activation = "none",
     *,
     projection: Float[Tensor, "d c"] | None = None,
+    output: Float[Tensor, "o _"] | None = None,
 ) -> Map:
     """Each channel of x convolved with its own kernel, zeros around the map, and then the exact GELU if asked for.
 
-    With `projection` the channels are those of `linear(x, projection)`, which are never all in memory at once. With
-    "gated gelu" the GELU of the first half of the channels is multiplied with the second half. Kernels have odd sides.
-    Only x and the parameters are kept for the backward pass.
+    With "gated gelu" the GELU of the first half of the channels is multiplied with the second half. With `projection`
+    the channels are those of `linear(x, projection)`, and with `output` the result is `linear(result, output)`; what
+    lies between is then never in memory as a whole. Kernels have odd sides. Only x and the parameters are kept for the
+    backward pass.
     """
-    if not _served(x, projection, weight, bias):
-        return depthwise_definition(x, weight, bias, then, projection=projection)
-    return _first(_Depthwise.apply(_last(x), projection, weight, bias, get_args(Activation).index(then)))
+    if not _served(x, projection, weight, bias, output):
+        return depthwise_definition(x, weight, bias, then, projection=projection, output=output)
+    return _first(_Depthwise.apply(_last(x), projection, weight, bias, get_args(Activation).index(then), output))
 
 
 def depthwise_definition(
-    x: Tensor, weight: Tensor, bias: Tensor | None, then: Activation, *, projection: Tensor | None = None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    then: Activation,
+    *,
+    projection: Tensor | None = None,
+    output: Tensor | None = None,
 ) -> Tensor:
     """`depthwise` in PyTorch."""
     if projection is not None:
         x = linear_definition(x, projection)
     y = F.conv2d(x, weight, bias, padding=(weight.shape[2] // 2, weight.shape[3] // 2), groups=len(weight))
-    if then == "none":
-        return y
     if then == "gelu":
-        return F.gelu(y)
-    gate, value = y.chunk(2, dim=1)
-    return F.gelu(gate) * value
+        y = F.gelu(y)
+    elif then == "gated gelu":
+        gate, value = y.chunk(2, dim=1)
+        y = F.gelu(gate) * value
+    return y if output is None else linear_definition(y, output)
 
 
 class _Depthwise(Function):
     @staticmethod
-    def forward(ctx, x, projection, weight, bias, then):
-        ctx.save_for_backward(x, projection, weight, bias)
+    def forward(ctx, x, projection, weight, bias, then, output):
+        ctx.save_for_backward(x, projection, weight, bias, output)
         ctx.then = then
-        return DEPTHWISE(x, projection, weight, bias, then)
+        return DEPTHWISE(x, projection, weight, bias, then, output)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy):
-        x, *parameters = ctx.saved_tensors
-        weights = any(ctx.needs_input_grad[1:4])
-        dx, *gradients = DEPTHWISE_BACKWARD(dy, x, *parameters, ctx.then, weights)
-        wanted = [weights and parameter is not None for parameter in parameters]
-        return dx, *(g if want else None for g, want in zip(gradients, wanted, strict=True)), None
+        x, projection, weight, bias, output = ctx.saved_tensors
+        weights = any(ctx.needs_input_grad[1:])
+        dx, *gradients = DEPTHWISE_BACKWARD(dy, x, projection, weight, bias, ctx.then, output, weights)
+        parameters = zip(gradients, (projection, weight, bias, output), strict=True)
+        dprojection, dweight, dbias, doutput = (g if weights and p is not None else None for g, p in parameters)
+        return dx, dprojection, dweight, dbias, None, doutput
 
 
 @torch.library.register_fake("evssm::depthwise", lib=OPERATORS)
-def _depthwise_shape(x, projection, weight, bias, then):
+def _depthwise_shape(x, projection, weight, bias, then, output):
     halves = 2 if get_args(Activation)[then] == "gated gelu" else 1
-    return x.new_empty(*x.shape[:3], len(weight) // halves)
+    return x.new_empty(*x.shape[:3], len(weight) // halves if output is None else len(output))
 
 
 @torch.library.register_fake("evssm::depthwise_backward", lib=OPERATORS)
-def _depthwise_backward_shapes(dy, x, projection, weight, bias, then, weights):
-    dprojection = x.new_empty(projection.shape if weights and projection is not None else ())
-    return x.new_empty(x.shape), dprojection, weight.new_empty(weight.shape), weight.new_empty(len(weight))
+def _depthwise_backward_shapes(dy, x, projection, weight, bias, then, output, weights):
+    dprojection, doutput = (x.new_empty(m.shape if weights and m is not None else ()) for m in (projection, output))
+    return x.new_empty(x.shape), dprojection, weight.new_empty(weight.shape), weight.new_empty(len(weight)), doutput
 
 
 @register_flop_formula(torch.ops.evssm.depthwise)
-def _depthwise_flops(x, projection, weight, *_, out_shape=None, **__) -> int:
-    """Those of the convolution and the product before it: a multiplication and an addition are two."""
+def _depthwise_flops(x, projection, weight, bias, then, output=None, *_, out_shape=None, **__) -> int:
+    """Those of the convolution and the products around it: a multiplication and an addition are two."""
     b, h, w, c = x
-    return 2 * b * h * w * weight[0] * (weight[2] * weight[3] + (c if projection else 0))
+    after = output[0] * output[1] if output else 0
+    return 2 * b * h * w * (weight[0] * (weight[2] * weight[3] + (c if projection else 0)) + after)
 
 
 @register_flop_formula(torch.ops.evssm.depthwise_backward)
-def _depthwise_backward_flops(dy, x, projection, weight, bias, then, weights, *_, out_shape=None, **__) -> int:
-    """Those of the backward passes of both; that the kernel computes both a second time is its own affair."""
-    return (2 if weights else 1) * _depthwise_flops(x, projection, weight)
+def _depthwise_backward_flops(dy, x, projection, weight, bias, then, output, weights, *_, out_shape=None, **__) -> int:
+    """Those of their backward passes; that the kernel computes some of it a second time is its own affair."""
+    return (2 if weights else 1) * _depthwise_flops(x, projection, weight, bias, then, output)
 
 
 # --- norms over channels ----------------------------------------------------------------------------------------------

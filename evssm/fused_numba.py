@@ -53,7 +53,7 @@ PLAIN, GELU, GATED = 0, 1, 2  # what follows a depth-wise convolution; GATED: ge
 SPAN = 512  # pixels of one task of the norms
 PANEL = 256  # pixels that a product works on at a time
 SHEAF = 2048  # pixels of one task of a weight's gradient
-STRIP = 64  # rows of one task of a depth-wise convolution
+STRIP = 64  # rows of one task of a depth-wise convolution; half as many where a single picture is all there is
 RUN = 4  # neighbouring pixels that a line's products are added to at a time
 DECAY = 0.25  # of the variable in which the tail of the normal distribution is a polynomial
 
@@ -214,12 +214,13 @@ class Maps(NamedTuple):
 
 @no_type_check
 class Size(NamedTuple):
-    """Extent of maps; `channels` of a half of them where halves are multiplied with each other."""
+    """Extent of maps; `channels` of a half of them where halves are multiplied with each other. A task is a `strip`."""
 
     pictures: int
     h: int
     w: int
     channels: int
+    strip: int  # rows
 
 
 @njit(cache=True, nogil=True)
@@ -423,30 +424,31 @@ def convolve(columns, run, ring, y, taps, w, total, kernel, one):
 
 @njit(cache=True, nogil=True)
 @no_type_check
-def activate(then, first, second, target, pixel, w, inside, one):
-    """What follows the convolution, from its lines to a row of the output."""
+def activate(then, first, second, w, one):
+    """What follows the convolution, in place of its first line."""
     for x in range(w):
         value = load(first + x * VECTOR, one)
         if then != PLAIN:
             value = gelu(value)
         if then == GATED:
             value = mul(value, load(second + x * VECTOR, one))
-        store_part(target + x * pixel, value, inside)
+        store(first + x * VECTOR, value)
 
 
 @njit(cache=True, nogil=True)
 @no_type_check
-def activate_back(then, first, second, source, pixel, w, inside, grad_first, grad_second, one):
-    """The gradients of the convolution's lines from a row of the output's gradient."""
+def activate_back(then, first, second, asked, w, grad_first, grad_second, one):
+    """The gradients of the convolution's lines from that of the activated line, which takes the place of the first."""
     for x in range(w):
-        asked = load_part(source + x * pixel, inside, one)
-        value = load(first + x * VECTOR, one)
-        if then == GATED:
-            store(grad_second + x * VECTOR, mul(asked, gelu(value)))
-            asked = mul(asked, load(second + x * VECTOR, one))
+        wanted, value, factor = load(asked + x * VECTOR, one), load(first + x * VECTOR, one), fill(1.0, one)
+        slope, activated = factor, value
         if then != PLAIN:
-            asked = mul(asked, gelu_slope(value))
-        store(grad_first + x * VECTOR, asked)
+            slope, activated = gelu_slope(value), gelu(value)
+        if then == GATED:
+            factor = load(second + x * VECTOR, one)
+            store(grad_second + x * VECTOR, mul(wanted, activated))
+        store(grad_first + x * VECTOR, mul(mul(wanted, slope), factor))
+        store(first + x * VECTOR, mul(activated, factor))
 
 
 @njit(cache=True, nogil=True)
@@ -481,8 +483,8 @@ def add_table(columns, run, pairs, ring, y, grad, w, sums, kernel, one):
 
 
 @no_type_check
-class Source(NamedTuple):
-    """Maps to convolve: as they are, or, where `weight` and `turned` are addresses, times a matrix first.
+class End(NamedTuple):
+    """Maps before or after the convolution, and the matrix between them and it, if its addresses are not zero.
 
     `weight` is `outputs inputs` and `turned` its transpose, so that either has what is needed side by side.
     """
@@ -530,6 +532,46 @@ def give_row(line, y, source, dx, first, dweight, weights, picture, channel, siz
             store_part(target + x * dx.pixel, load(line + x * VECTOR, one), inside)
 
 
+@njit(cache=True, nogil=True)
+@no_type_check
+def finish_row(line, y, sink, picture, channel, size, inside, one):
+    """An activated line to row y of the output, or its product with the matrix added to it."""
+    number, maps = width(one), sink.maps
+    if sink.weight:
+        target = Matrix(row_of(maps, picture, y, 0, one), maps.pixel, number)
+        weight = Matrix(sink.turned + channel * sink.outputs * number, sink.outputs * number, number)
+        before = Matrix(target.first if channel else 0, target.row, number)
+        multiply(size.w, sink.outputs, inside, Matrix(line, VECTOR, number), weight, before, target, one)
+    else:
+        target = row_of(maps, picture, y, channel, one)
+        for x in range(size.w):
+            store_part(target + x * maps.pixel, load(line + x * VECTOR, one), inside)
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def ask_row(line, y, sink, picture, channel, size, inside, one):
+    """The gradient of an activated line from row y of the output's."""
+    number, maps = width(one), sink.maps
+    if sink.weight:
+        asked = Matrix(row_of(maps, picture, y, 0, one), maps.pixel, number)
+        weight = Matrix(sink.weight + channel * number, sink.inputs * number, number)
+        target = Matrix(line, VECTOR, number)
+        multiply(size.w, inside, sink.outputs, asked, weight, Matrix(0, 0, 0), target, one)
+    else:
+        bring(line, row_of(maps, picture, y, channel, one), maps.pixel, size.w, inside, one)
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def add_to_output(line, y, sink, doutput, picture, channel, size, inside, one):
+    """What an activated line adds to the gradient of the matrix after it."""
+    number = width(one)
+    asked = Matrix(row_of(sink.maps, picture, y, 0, one), number, sink.maps.pixel)
+    sums = Matrix(doutput + channel * number, sink.inputs * number, number)
+    multiply(sink.outputs, inside, size.w, asked, Matrix(line, VECTOR, number), sums, sums, one)
+
+
 @no_type_check
 class Strip(NamedTuple):
     """What a task works on: some rows of one picture."""
@@ -543,8 +585,8 @@ class Strip(NamedTuple):
 @no_type_check
 def strip_of(task, size):
     """The strip that a task stands for."""
-    picture, strip = divmod(task, (size.h + STRIP - 1) // STRIP)
-    return Strip(picture, strip * STRIP, min((strip + 1) * STRIP, size.h))
+    picture, number = divmod(task, (size.h + size.strip - 1) // size.strip)
+    return Strip(picture, number * size.strip, min((number + 1) * size.strip, size.h))
 
 
 @no_type_check
@@ -569,7 +611,7 @@ def tile_of(number, half, halves, size, count, kernel, taps, rings, one):
 
 @njit(cache=True, nogil=True)
 @no_type_check
-def depthwise_tasks(columns, run, one, tasks, then, size, kernel, source, table, y, scratch):
+def depthwise_tasks(columns, run, one, tasks, then, size, kernel, source, table, sink, scratch):
     """The rows of the output that some tasks stand for, all channels of a row after each other."""
     lanes, halves, reach = VECTOR // width(one), 2 if then == GATED else 1, kernel.rows // 2
     tiles, count = (size.channels + lanes - 1) // lanes, kernel.rows * len(columns) + 1
@@ -590,8 +632,8 @@ def depthwise_tasks(columns, run, one, tasks, then, size, kernel, source, table,
                         convolve(columns, run, tile.ring, row, tile.taps, size.w, total, kernel, one)
                 if row >= top:
                     inside = min(lanes, size.channels - number * lanes)
-                    target = row_of(y, picture, row, number * lanes, one)
-                    activate(then, totals, totals + kernel.line, target, y.pixel, size.w, inside, one)
+                    activate(then, totals, totals + kernel.line, size.w, one)
+                    finish_row(totals, row, sink, picture, number * lanes, size, inside, one)
 
 
 @njit(cache=True, nogil=True)
@@ -609,7 +651,8 @@ def store_table(task, tiles, halves, size, count, kernel, sums, dtable, one):
 @njit(cache=True, nogil=True)
 @no_type_check
 def depthwise_back_tasks(
-    columns, run, pairs, one, tasks, then, weights, size, kernel, source, table, dy, dx, dtable, dweight, scratch
+    columns, run, pairs, one, tasks, then, weights, size, kernel, source, table, sink, dx, dtable, dweight, doutput,
+    scratch,
 ):  # fmt: skip
     """The gradients of the input in the rows that some tasks stand for; by task those of the parameters, if wanted."""
     lanes, halves, reach = VECTOR // width(one), 2 if then == GATED else 1, kernel.rows // 2
@@ -617,6 +660,7 @@ def depthwise_back_tasks(
     table_bytes, ring_bytes = halves * tiles * count * VECTOR, halves * tiles * kernel.rows * kernel.line
     sums, rings = scratch + 2 * table_bytes, scratch + 3 * table_bytes
     grads, totals = rings + ring_bytes, rings + 2 * ring_bytes
+    line = totals + halves * kernel.line
     channels, matrix_bytes = halves * size.channels, source.inputs * source.outputs * width(one)
     clear(rings, 2 * ring_bytes // VECTOR, one)
     for task in range(tasks[0], tasks[1]):
@@ -630,7 +674,7 @@ def depthwise_back_tasks(
                         load_taps(table, tile.channel, channels, tile.inside, tile.taps, count, one)
                         turn(tile.taps, tile.taps + table_bytes, count, one)
                     bring_row(tile.ring, row + reach, source, picture, tile.channel, size, tile.inside, kernel, one)
-                    if row >= top - reach and then != PLAIN:
+                    if row >= top - reach and (then != PLAIN or sink.weight):
                         total = totals + half * kernel.line
                         convolve(columns, run, tile.ring, row, tile.taps, size.w, total, kernel, one)
                 if row < top - reach:
@@ -641,10 +685,11 @@ def depthwise_back_tasks(
                 other = grad + (halves - 1) * kernel.rows * kernel.line
                 if 0 <= row < size.h:
                     inside = min(lanes, size.channels - number * lanes)
-                    asked = row_of(dy, picture, row, number * lanes, one)
-                    activate_back(
-                        then, totals, totals + kernel.line, asked, dy.pixel, size.w, inside, grad, other, one
-                    )  # fmt: skip
+                    ask_row(line, row, sink, picture, number * lanes, size, inside, one)
+                    activate_back(then, totals, totals + kernel.line, line, size.w, grad, other, one)
+                    if weights and sink.weight and top <= row < bottom:
+                        own = doutput + task * sink.inputs * sink.outputs * width(one)
+                        add_to_output(totals, row, sink, own, picture, number * lanes, size, inside, one)
                 else:
                     clear(grad, size.w, one)
                     clear(other, size.w, one)
@@ -907,6 +952,13 @@ def _maps(x):
 
 
 @no_type_check
+def _size(x, channels):
+    """The extent of `x`, as many channels assumed."""
+    b, h, w, _ = x.shape
+    return Size(b, h, w, channels, STRIP if b > 1 else STRIP // 2)
+
+
+@no_type_check
 def _readable(x):
     return x if x.stride(-1) == 1 else x.contiguous()
 
@@ -927,61 +979,67 @@ def _table(weight, bias):
 
 
 @no_type_check
-def _source(x, projection):
-    """The maps to convolve, their number of channels, and the tensors that hold them."""
+def _end(x, matrix):
+    """Maps at one end of a convolution, with the matrix there, and the tensors that hold them."""
     held = [_readable(x)]
-    if projection is None:
-        return Source(_maps(held[0]), x.shape[-1], x.shape[-1], 0, 0), x.shape[-1], held
-    held += [projection.contiguous(), projection.T.contiguous()]
-    outputs, inputs = projection.shape
-    return Source(_maps(held[0]), inputs, outputs, held[1].data_ptr(), held[2].data_ptr()), outputs, held
+    if matrix is None:
+        return End(_maps(held[0]), 0, 0, 0, 0), held
+    held += [matrix.contiguous(), matrix.T.contiguous()]
+    outputs, inputs = matrix.shape
+    return End(_maps(held[0]), inputs, outputs, held[1].data_ptr(), held[2].data_ptr()), held
 
 
 @no_type_check
-def depthwise(x, projection, weight, bias, then):
-    """`b h w c` maps, times a matrix if one is given, convolved with zeros around them, then activated."""
-    source, channels, held = _source(x, projection)
+def _vectors(weight, size, kernel, copies, lines, one):
+    """How many lane vectors all channels' taps and rings take, so many times, and some lines."""
+    tiles = (1 + (size.channels != len(weight))) * ceil(size.channels * one.itemsize / VECTOR)
+    line = kernel.line // VECTOR
+    return tiles * (copies[0] * (weight[0].numel() + 1) + copies[1] * kernel.rows * line) + lines * line
+
+
+@no_type_check
+def depthwise(x, projection, weight, bias, then, output):
+    """`b h w c` maps, times a matrix or as they are, convolved with zeros around them, activated, times a matrix."""
     b, h, w, _ = x.shape
-    halves, table = 2 if then == GATED else 1, _table(weight, bias)
-    y = x.new_empty(b, h, w, channels // halves)
+    size, one = _size(x, len(weight) // (2 if then == GATED else 1)), _like(x)
+    y = x.new_empty(b, h, w, size.channels if output is None else len(output))
+    (source, held), (sink, also_held) = _end(x, projection), _end(y, output)
     kernel, columns = _kernel(weight, w)
-    size, one, taps, target = Size(b, h, w, channels // halves), _like(x), table.data_ptr(), _maps(y)
-    tiles, line = ceil(size.channels * x.element_size() / VECTOR), kernel.line // VECTOR
+    table = _table(weight, bias)
+    taps = table.data_ptr()
     _share_out(
-        b * ceil(h / STRIP), halves * (tiles * (len(table) + kernel.rows * line) + line),
-        b * h * w * channels * len(table),
+        b * ceil(h / size.strip), _vectors(weight, size, kernel, (1, 1), 2, one), b * h * w * table.numel(),
         lambda some, scratch: depthwise_tasks(
-            columns, (0,) * RUN, one, some, then, size, kernel, source, taps, target, scratch
+            columns, (0,) * RUN, one, some, then, size, kernel, source, taps, sink, scratch
         ),
     )  # fmt: skip
-    del held
+    del held, also_held
     return y
 
 
 @no_type_check
-def depthwise_backward(dy, x, projection, weight, bias, then, weights):
-    """The gradients of x, the matrix, the weight and the bias; those of parameters mean nothing unless `weights`."""
-    source, channels, held = _source(x, projection)
-    dy, table = _readable(dy), _table(weight, bias)
+def depthwise_backward(dy, x, projection, weight, bias, then, output, weights):
+    """The gradients of x, and of projection, weight, bias and output, which mean nothing unless `weights`."""
     b, h, w, c = x.shape
-    halves, tasks = 2 if then == GATED else 1, b * ceil(h / STRIP)
-    dx, dtable = x.new_empty(b, h, w, c), x.new_empty(tasks, *table.shape)
-    dmatrix = x.new_zeros((tasks, channels, c) if weights and projection is not None else 0)
+    size, one = _size(x, len(weight) // (2 if then == GATED else 1)), _like(x)
+    (source, held), (sink, also_held) = _end(x, projection), _end(dy, output)
     kernel, columns = _kernel(weight, w)
-    size, one, taps, asked, target = Size(b, h, w, channels // halves), _like(x), table.data_ptr(), _maps(dy), _maps(dx)
-    sums = dtable.data_ptr(), dmatrix.data_ptr()
-    tiles, line = ceil(size.channels * x.element_size() / VECTOR), kernel.line // VECTOR
+    table, tasks = _table(weight, bias), b * ceil(h / size.strip)
+    dx, dtable = x.new_empty(b, h, w, c), x.new_empty(tasks, *table.shape)
+    dmatrices = [
+        x.new_zeros((tasks, *matrix.shape) if weights and matrix is not None else 0) for matrix in (projection, output)
+    ]
+    taps, target, sums = table.data_ptr(), _maps(dx), [t.data_ptr() for t in (dtable, *dmatrices)]
     _share_out(
-        tasks, halves * (tiles * (3 * len(table) + 2 * kernel.rows * line) + line),
-        b * h * w * channels * len(table),
+        tasks, _vectors(weight, size, kernel, (3, 2), 3, one), b * h * w * table.numel(),
         lambda some, scratch: depthwise_back_tasks(
-            columns, (0,) * RUN, (0,) * RUN * len(columns), one, some, then, weights, size, kernel, source, taps, asked,
+            columns, (0,) * RUN, (0,) * RUN * len(columns), one, some, then, weights, size, kernel, source, taps, sink,
             target, *sums, scratch,
         ),
     )  # fmt: skip
-    del held
-    dtable = dtable.sum(0)
-    return dx, dmatrix.sum(0), dtable[:-1].T.reshape(weight.shape), dtable[-1]
+    del held, also_held
+    dtable, dprojection, doutput = (t.sum(0) for t in (dtable, *dmatrices))
+    return dx, dprojection, dtable[:-1].T.reshape(weight.shape), dtable[-1], doutput
 
 
 @no_type_check
@@ -1032,7 +1090,7 @@ def filter_patches(x, gain):
     x, gain = _readable(x), gain / 64
     b, h, w, c = x.shape
     y = x.new_empty(b, h, w, c)
-    size, one, source, factors, target = Size(b, h, w, c), _like(x), _maps(x), gain.data_ptr(), _maps(y)
+    size, one, source, factors, target = _size(x, c), _like(x), _maps(x), gain.data_ptr(), _maps(y)
     _share_out(
         b * h // 8, 64, 16 * x.numel(),
         lambda some, scratch: filter_tasks(one, some, size, source, factors, target, scratch),
@@ -1044,9 +1102,9 @@ def filter_patches(x, gain):
 def filter_patches_gain(dy, x):
     """The gradient of the gain."""
     x, dy = _readable(x), _readable(dy)
-    b, h, w, c = x.shape
+    b, h, _, c = x.shape
     dgain = x.new_empty(b * h // 8, 64, c)
-    size, one, source, asked, target = Size(b, h, w, c), _like(x), _maps(x), _maps(dy), dgain.data_ptr()
+    size, one, source, asked, target = _size(x, c), _like(x), _maps(x), _maps(dy), dgain.data_ptr()
     _share_out(
         b * h // 8, 192, 16 * x.numel(),
         lambda some, scratch: gain_tasks(one, some, size, source, asked, target, scratch),

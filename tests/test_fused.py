@@ -47,23 +47,27 @@ def test_linear_over_many_pixels():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("then", ["none", "gelu", "gated gelu"])
-@pytest.mark.parametrize("projected", [True, False])
+@pytest.mark.parametrize("matrices", [True, False])
 @pytest.mark.parametrize(
     ("size", "kernel"), [((7, 9), (3, 3)), ((1, 37), (1, 7)), ((4, 5), (5, 5)), ((66, 3), (3, 3)), ((1, 1), (3, 3))]
 )
-def test_depthwise(dtype, then, projected, size, kernel):
-    channels = 34
-    x = leaf(2, 5 if projected else channels, *size, dtype=dtype)
-    inputs = x, leaf(channels, 1, *kernel, dtype=dtype), leaf(channels, dtype=dtype)
-    matrix = leaf(channels, 5, dtype=dtype) if projected else None
+def test_depthwise(dtype, then, matrices, size, kernel):
+    channels, inputs, outputs = 34, 5 if matrices else 34, 18
+    x, weight, bias = (
+        leaf(2, inputs, *size, dtype=dtype),
+        leaf(channels, 1, *kernel, dtype=dtype),
+        leaf(channels, dtype=dtype),
+    )
+    before = leaf(channels, inputs, dtype=dtype) if matrices else None
+    after = leaf(outputs, channels // (2 if "gated" in then else 1), dtype=dtype) if matrices else None
 
-    def fast(x, weight, bias, matrix):
-        return depthwise(x, weight, bias, then, projection=matrix)
+    def fast(x, weight, bias, before, after):
+        return depthwise(x, weight, bias, then, projection=before, output=after)
 
-    def plain(x, weight, bias, matrix):
-        return fused.depthwise_definition(x, weight, bias, then, projection=matrix)
+    def plain(x, weight, bias, before, after):
+        return fused.depthwise_definition(x, weight, bias, then, projection=before, output=after)
 
-    hold_equal(fast, plain, (*inputs, matrix))
+    hold_equal(fast, plain, (x, weight, bias, before, after))
 
 
 def test_depthwise_reads_maps_in_any_layout_and_needs_no_bias():

@@ -161,10 +161,10 @@ class FrequencyFFN(nn.Module):
         h, w = x.shape[-2:]
         weight, bias = self.dwconv.weight, self.dwconv.bias
         if self.project_in.bias is None:
-            y = depthwise(x, weight, bias, "gated gelu", projection=self.project_in.weight.flatten(1))
+            before, after = (conv.weight.flatten(1) for conv in (self.project_in, self.project_out))
+            y = depthwise(x, weight, bias, "gated gelu", projection=before, output=after)
         else:
-            y = depthwise(pointwise(x, self.project_in), weight, bias, "gated gelu")
-        y = pointwise(y, self.project_out)
+            y = pointwise(depthwise(pointwise(x, self.project_in), weight, bias, "gated gelu"), self.project_out)
         return self.spectrum(pad_to_multiple(y, PATCH))[..., :h, :w]
 
 
