@@ -143,7 +143,7 @@ def _circle(ax: Axes, name: str, radius: Number, top: bool, *, colour: str, outl
     reach = min(abs(bound) for pair in limits.values() for bound in pair)
     if radius > reach:
         return
-    inside = radius > 0.75 * reach  # so that no name leaves the picture, and none hides the peak
+    inside = radius > (0.75 if top else 0.45) * reach  # so that no name leaves the picture or meets the badge below
     below = inside == top
     place: dict[str, Any] = {"xytext": (0, -1.5 if below else 1), "va": "top" if below else "bottom", "ha": "center"}
     text: dict[str, Any] = {

@@ -53,9 +53,7 @@ class D4:
         """
         if isinstance(rc, Tensor):
             rc = rc.flip(-1) if self.transpose else rc.clone()
-            for axis, (on, length) in enumerate(
-                zip((self.flip_h, self.flip_w), self.size(h, w), strict=True)
-            ):
+            for axis, (on, length) in enumerate(zip((self.flip_h, self.flip_w), self.size(h, w), strict=True)):
                 if on:
                     rc[..., axis] = length - 1 - rc[..., axis]
             return rc

@@ -17,9 +17,7 @@ def official_keys(net: nn.Module, naming: Naming) -> dict[str, str]:
         pairs[official] = ours
 
     def place(official: str) -> int:
-        starts = [
-            i for i, start in enumerate(naming.order) if official == start or official.startswith(f"{start}.")
-        ]
+        starts = [i for i, start in enumerate(naming.order) if official == start or official.startswith(f"{start}.")]
         return starts[0] if starts else len(naming.order)
 
     return {official: pairs[official] for official in sorted(pairs, key=place)}
