@@ -87,7 +87,7 @@ for k, (name, found) in enumerate(maps.items()):
 
 # %%
 fields = {name: effective_receptive_field(net, list(images.values())) for name, net in nets.items()}
-erf_panels(fields)
+figure = erf_panels(fields)
 
 # %% [markdown]
 # The same as numbers: how much of the sensitivity lies within a distance.
