@@ -20,7 +20,7 @@ ORDER = [
     *("analysis.inputs", "analysis.queries", "analysis.borrow", "analysis.sensitivity", "analysis.stamp"),
     *("analysis.field_statistics", "analysis.bootstrap", "analysis.field", "analysis.erf", "analysis.kept"),
     *("analysis.summary", "analysis.plots", "analysis.panels", "analysis"),
-    *("evssm.cli", "evssm.__main__"),
+    *("evssm.cli.app", "evssm.cli.common", "evssm.cli.erf", "evssm.cli.networks", "evssm.cli", "evssm.__main__"),
 ]
 FILES = sorted([*ROOT.glob("evssm/**/*.py"), *ROOT.glob("analysis/**/*.py")])
 

@@ -1,0 +1,32 @@
+"""The command line: parses, calls one function, prints where the results are. Heavy imports wait for the command."""
+
+import os
+import sys
+
+import typer
+
+from evssm.cli import erf, networks  # noqa: F401 (a command exists once its file is imported, in this order)
+from evssm.cli.app import app
+
+
+def main() -> None:
+    """Runs the command line: exit status 0, or 2 with one line for what the caller got wrong."""
+    from typer._click.exceptions import ClickException
+
+    # Threads that wait by spinning starve each other on busy machines.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    try:
+        status = app(standalone_mode=False)
+    except ClickException as error:
+        _refuse(error.format_message())
+    except KeyboardInterrupt:
+        typer.echo("evssm: interrupted; finished files are whole, and the same command goes on from them", err=True)
+        sys.exit(130)
+    except (ValueError, LookupError, OSError) as error:
+        _refuse(str(error))
+    sys.exit(status or 0)
+
+
+def _refuse(message: str) -> None:
+    typer.echo(f"evssm: {' '.join(message.split())}", err=True)
+    sys.exit(2)

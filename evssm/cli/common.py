@@ -1,0 +1,112 @@
+"""What several commands ask of their arguments: a network, images, places; and the bars they show meanwhile."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def the_network(name: str, file: str | None, local: bool, untrained: bool, seed: int) -> Callable[..., Any]:
+    """The network to look at: one's own, one with weights, or where that is allowed an untrained one."""
+    import torch
+
+    from evssm.foreign import own_network
+    from evssm.models import build
+    from evssm.weights import bundled, load
+
+    if ":" in name:
+        return own_network(name)
+    overrides = {"local": True} if local else {}
+    if file or name in bundled():
+        return load(file or name, name=name if file else None, **overrides)
+    torch.manual_seed(seed)
+    net = build(name, **overrides)  # first, for what it says of unknown names
+    if not untrained:
+        raise ValueError(
+            f"no trained weights of {name} here; give --weights FILE, or --untrained, which the picture says"
+        )
+    return net
+
+
+@contextmanager
+def told_in_a_line(name: str, *, own: bool) -> Iterator[None]:
+    """Says of a network of the user's own that it failed, and how, whatever it raised."""
+    try:
+        yield
+    except Exception as error:
+        if not own or isinstance(error, (ValueError, LookupError, OSError)):
+            raise
+        raise ValueError(f"{name} fails on an image of this size: {type(error).__name__}: {error}") from error
+
+
+def file_for(name: str, networks: list[str], weights: list[str]) -> str | None:
+    """The file that `--weights` gives this network."""
+    for entry in weights:
+        network, equals, file = entry.partition("=")
+        if equals and network == name:
+            return file
+        if not (equals and network in networks):
+            if len(networks) == 1:
+                return entry
+            raise ValueError(f"--weights {entry} does not say for which network; write NAME={entry}")
+    return None
+
+
+def the_images(given: list[Path], size: str) -> dict[str, "Tensor"]:
+    """The middle of each image by name; folders give what they hold."""
+    from evssm.images import SMALLEST, SUFFIXES, crop_centre, read_image
+    from evssm.photographs import photographs
+
+    edge = re.fullmatch(r"(\d+)(?:x(\d+))?", size)
+    if edge is None:
+        raise ValueError(f"--size {size} is neither N nor HxW; try 256 or 256x384")
+    h, w = int(edge[1]), int(edge[2] or edge[1])
+    if min(h, w) < SMALLEST:
+        raise ValueError(f"--size {size} has a side under {SMALLEST} pixels, the least that the networks take")
+    if not given:
+        return photographs((h, w))
+    files = [
+        file
+        for path in given
+        for file in (sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES) if path.is_dir() else [path])
+    ]
+    if not files:
+        raise ValueError(f"no image in {', '.join(map(str, given))}; known suffixes are {', '.join(SUFFIXES)}")
+    found = {}
+    for file in files:
+        try:
+            found[str(file)] = crop_centre(read_image(file), h, w)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}" if str(file) not in str(error) else str(error)) from None
+    return found
+
+
+def the_queries(text: str) -> str | list[tuple[int, int]]:
+    place = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*", text)
+    return [(int(place[1]), int(place[2]))] if place else text
+
+
+def plain(name: str) -> str:
+    """A network's name as part of a file name."""
+    return re.sub(r"[^\w.-]+", "_", name)
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+    """Makes a bar per task on standard error, where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bars:
+
+        def track(name: str) -> Callable[[int, int], None]:
+            task = bars.add_task(name, total=None)
+            return lambda done, total: bars.update(task, completed=done, total=total)
+
+        yield track

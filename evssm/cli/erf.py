@@ -1,0 +1,71 @@
+"""`evssm erf`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evssm.cli.app import app
+from evssm.cli.common import file_for, plain, progress, the_images, the_network, the_queries, told_in_a_line
+
+
+@app.command(
+    epilog="Example: evssm erf evssm nafnet --weights evssm=net_g_GoPro.pth --weights nafnet=NAFNet-GoPro-width64.pth "
+    "--image photo.png --size 256 --out results"
+)
+def erf(
+    networks: Annotated[
+        list[str], typer.Argument(help="Names from `evssm list`, or your own network as package.module:callable.")
+    ],
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(help="Weights, as FILE for a single network or NAME=FILE; official checkpoints or our own files."),
+    ] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option(help="An image or a folder of them; the bundled photographs otherwise.")
+    ] = None,
+    size: Annotated[str, typer.Option(help="What is cut from the middle of each image: N or HxW pixels.")] = "256",
+    queries: Annotated[str, typer.Option(help="centre, grid, or ROW,COLUMN.")] = "centre",
+    estimator: Annotated[str, typer.Option(help="rss, abs, signed, replknet or mambair.")] = "rss",
+    residual: Annotated[str, typer.Option(help="exclude: of F(x) - x; include: of F(x).")] = "exclude",
+    local: Annotated[bool, typer.Option("--local", help="Released test-time windows (EVSSM, NAFNet).")] = False,
+    untrained: Annotated[
+        bool, typer.Option("--untrained", help="Allow random weights; the picture then says so.")
+    ] = False,
+    style: Annotated[
+        str, typer.Option(help="honest: four decades on a log scale; paper: RdYlGn, power 0.25.")
+    ] = "honest",
+    seed: Annotated[int, typer.Option(help="For random weights and query grids.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("erf"),
+) -> None:
+    """Effective receptive fields: a picture, the maps as .npz and their numbers as .json."""
+    from analysis.kept import kept_field
+    from analysis.panels import erf_panels, save_figure
+    from analysis.summary import summarise
+    from evssm.sidecar import command_line, write_sidecar
+
+    photographs = the_images(image or [], size)
+    files = {name: file_for(name, networks, weights or []) for name in networks}
+    made = {name: the_network(name, files[name], local, untrained, seed) for name in networks}
+    fields = {}
+    out.mkdir(parents=True, exist_ok=True)
+    with progress() as track:
+        for name, net in made.items():
+            with told_in_a_line(name, own=":" in name):
+                fields[name] = kept_field(
+                    out / f"erf_{plain(name)}.npz",
+                    net,
+                    list(photographs.values()),
+                    queries=the_queries(queries),
+                    estimator=estimator,
+                    residual=residual,
+                    seed=seed,
+                    progress=track(name),
+                    command=command_line(),
+                )
+    picture = save_figure(erf_panels(fields, style=style), out / "erf", command=command_line())
+    facts = {"command": command_line(), "images": list(photographs), "seed": seed}
+    summary = {name: {**summarise(field), "made": field.provenance} for name, field in fields.items()}
+    sidecar = write_sidecar(out / "erf.json", {**facts, "fields": summary})
+    for path in (*picture, sidecar):
+        typer.echo(path)
