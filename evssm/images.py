@@ -83,10 +83,15 @@ def write_image(path: str | Path, x: Float[Tensor, "3 h w"]) -> Path:
         raise ValueError(f"cannot write {path}: its suffix is none of {', '.join(SUFFIXES)}; use .png to lose nothing")
     if not torch.isfinite(x).all():
         raise ValueError(f"cannot write {path}: {int((~torch.isfinite(x)).sum())} of {x.numel()} values are not finite")
-    levels = (x.detach().cpu().double().clamp(0, 1) * 255).round().to(torch.uint8)
+    samples = levels(x, 8).to(torch.uint8)
     with written_whole(path) as part:
-        Image.fromarray(levels.permute(1, 2, 0).numpy()).save(part, **SUFFIXES[path.suffix.lower()])
+        Image.fromarray(samples.permute(1, 2, 0).cpu().numpy()).save(part, **SUFFIXES[path.suffix.lower()])
     return path
+
+
+def levels(x: Float[Tensor, "*b c h w"], bits: int) -> Float[Tensor, "*b c h w"]:
+    """`x`, clamped to [0, 1], as the nearest of the whole numbers 0 ... 2^bits - 1, in float64; NaN stays NaN."""
+    return (x.detach().double().clamp(0, 1) * (2**bits - 1)).round()
 
 
 def crop_centre(x: Float[Tensor, "*b c h w"], h: int, w: int) -> Float[Tensor, "*b c {h} {w}"]:

@@ -16,7 +16,7 @@ ORDER = [
     *("evssm.models.evssm", "evssm.models.nafnet", "evssm.models.mimo_unet"),
     *("evssm.models.restormer", "evssm.models.fftformer", "evssm.models.stripformer", "evssm.models"),
     *("evssm.provenance", "evssm.sidecar", "evssm.weights", "evssm.hooks"),
-    *("evssm.images", "evssm.photographs", "evssm.foreign", "evssm"),
+    *("evssm.images", "evssm.photographs", "evssm.foreign", "evssm.metrics", "evssm"),
     *("analysis.inputs", "analysis.queries", "analysis.borrow", "analysis.sensitivity", "analysis.stamp"),
     *("analysis.field_statistics", "analysis.bootstrap", "analysis.field", "analysis.erf", "analysis.kept"),
     *("analysis.summary", "analysis.plots", "analysis.panels", "analysis"),
