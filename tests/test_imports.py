@@ -17,6 +17,7 @@ ORDER = [
     *("evssm.models.restormer", "evssm.models.fftformer", "evssm.models.stripformer", "evssm.models"),
     *("evssm.provenance", "evssm.sidecar", "evssm.weights", "evssm.hooks"),
     *("evssm.images", "evssm.photographs", "evssm.foreign", "evssm.metrics", "evssm"),
+    *("evssm.data", "evssm.data.pairs", "evssm.data.kernels", "evssm.data.shake", "evssm.data.embedded"),
     *("analysis.inputs", "analysis.queries", "analysis.borrow", "analysis.sensitivity", "analysis.stamp"),
     *("analysis.field_statistics", "analysis.bootstrap", "analysis.field", "analysis.erf", "analysis.kept"),
     *("analysis.summary", "analysis.plots", "analysis.panels", "analysis"),
