@@ -18,10 +18,14 @@ ORDER = [
     *("evssm.provenance", "evssm.sidecar", "evssm.weights", "evssm.hooks"),
     *("evssm.images", "evssm.photographs", "evssm.foreign", "evssm.metrics", "evssm"),
     *("evssm.data", "evssm.data.pairs", "evssm.data.kernels", "evssm.data.shake", "evssm.data.embedded"),
+    *("evssm.loss", "evssm.machine", "evssm.training", "evssm.training.recipes", "evssm.training.optimisation"),
+    *("evssm.training.crops", "evssm.training.checkpoint", "evssm.training.journal", "evssm.training.loop"),
+    *("evssm.training.family", "evssm.training.run"),
     *("analysis.inputs", "analysis.queries", "analysis.borrow", "analysis.sensitivity", "analysis.stamp"),
     *("analysis.field_statistics", "analysis.bootstrap", "analysis.field", "analysis.erf", "analysis.kept"),
     *("analysis.summary", "analysis.plots", "analysis.panels", "analysis"),
-    *("evssm.cli.app", "evssm.cli.common", "evssm.cli.erf", "evssm.cli.networks", "evssm.cli", "evssm.__main__"),
+    *("evssm.cli.app", "evssm.cli.common", "evssm.cli.erf", "evssm.cli.networks", "evssm.cli.train"),
+    *("evssm.cli", "evssm.__main__"),
 ]
 FILES = sorted([*ROOT.glob("evssm/**/*.py"), *ROOT.glob("analysis/**/*.py")])
 

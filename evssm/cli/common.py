@@ -96,8 +96,8 @@ def plain(name: str) -> str:
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
-    """Makes a bar per task on standard error, where that is a terminal."""
+def progress() -> Iterator[Callable[[str], Callable[..., None]]]:
+    """Makes a bar per task on standard error, where that is a terminal; numbers given by name stand beside it."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -105,8 +105,13 @@ def progress() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bars:
 
-        def track(name: str) -> Callable[[int, int], None]:
+        def track(name: str) -> Callable[..., None]:
             task = bars.add_task(name, total=None)
-            return lambda done, total: bars.update(task, completed=done, total=total)
+
+            def advance(done: int, total: int, **facts: float) -> None:
+                text = " ".join([name, *(f"{fact} {value:.4g}" for fact, value in facts.items())])
+                bars.update(task, completed=done, total=total, description=text)
+
+            return advance
 
         yield track
