@@ -1,7 +1,7 @@
 """The value that a receptive-field computation returns: maps, their statistics, and where they come from."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -133,6 +133,27 @@ class ERF:
         """The field over some of the images, by index; an image may occur more than once."""
         chosen = np.fromiter(images, dtype=np.intp)
         return replace(self, per_image=self.per_image[chosen], mass=self.mass[chosen])
+
+    @classmethod
+    def pooled(cls, fields: "Sequence[ERF]") -> "ERF":
+        """One field for several networks of a kind, such as the seeds of a recipe: each image's map and mass are the
+        means over the networks.
+
+        The provenance is the first field's, with the digests of all weights as "pooled". Raises `ValueError` for
+        fields that did not ask the same of the same images.
+        """
+        first = fields[0]
+        same = ("images", "queries", "estimator", "residual", "size", "trained")
+        for other in fields[1:]:
+            if differing := [key for key in same if other.provenance.get(key) != first.provenance.get(key)]:
+                raise ValueError(f"cannot pool fields that differ in {', '.join(differing)}; compute all alike")
+        pooled = [field.provenance.get("weights") for field in fields]
+        return cls(
+            np.mean([field.per_image for field in fields], axis=0),
+            np.mean([field.mass for field in fields], axis=0),
+            first.coverage,
+            {**first.provenance, "pooled": pooled},
+        )
 
     def interval(
         self,
