@@ -171,7 +171,7 @@ class ERF:
         a function of an ERF, as in `interval(lambda erf: erf.asymmetry().vertical)`. `ValueError` for a
         single image.
         """
-        measure = _measure(statistic, arguments)
+        measure = statistic_of(statistic, arguments)
 
         def of_resample(chosen: Any) -> Any:
             return measure(self.subset(chosen))
@@ -194,7 +194,7 @@ class ERF:
             raise ValueError(
                 "a paired difference needs fields of the same images in the same order; compute both from one list"
             )
-        measure = _measure(statistic, arguments)
+        measure = statistic_of(statistic, arguments)
 
         def of_resample(chosen: Any) -> Any:
             return measure(self.subset(chosen)) - measure(other.subset(chosen))
@@ -235,7 +235,8 @@ def _content(path: Path) -> str:
         return kind_of_content(file.read(512))
 
 
-def _measure(statistic: str | Callable[[ERF], Any], arguments: dict[str, Any]) -> Callable[[ERF], Any]:
+def statistic_of(statistic: str | Callable[[ERF], Any], arguments: dict[str, Any]) -> Callable[[ERF], Any]:
+    """The function that `ERF.interval` means by `statistic` and its `arguments`; `ValueError` for an unknown name."""
     if not isinstance(statistic, str):
         if arguments:
             raise ValueError(f"{', '.join(sorted(arguments))}: bind arguments inside the function that you pass")
