@@ -7,6 +7,10 @@ from analysis.field import ERF
 from analysis.verdicts import Verdict, compare
 
 
+def sigma_x(erf):
+    return erf.spread().sigma_x
+
+
 def fields(sigma, seeds=2, images=8, spread=0.2):
     """Gaussian fields whose sigma varies by image (alike for all calls) and, a little, by seed."""
     y, x = np.mgrid[-16:17, -16:17]
@@ -29,15 +33,15 @@ def test_a_wider_field_is_shown_to_be_wider_and_the_reverse_is_contradicted():
 def test_the_pairing_of_images_shows_what_independent_samples_would_not():
     # The images differ by far more than the networks do.
     a, b = fields(4.15, spread=0.6), fields(4.0, spread=0.6)
-    verdict = compare("a > b", a, b, lambda erf: erf.spread().sigma_x, n=200)
+    verdict = compare("a > b", a, b, sigma_x, n=200)
     assert verdict.word == "shown"
 
 
 def test_equality_needs_the_whole_interval_inside_the_margin():
     a, b = fields(3.5), fields(3.5)
-    assert compare("a = b", a, b, "radius", share=0.5, expected="equal", margin=1.0, n=200).word == "shown"
-    assert compare("a = b", a, b, "radius", share=0.5, expected="equal", margin=0.0, n=200).word == "not shown"
-    far = compare("a = b", fields(6.0), b, "radius", share=0.5, expected="equal", margin=0.5, n=200)
+    assert compare("a = b", a, b, sigma_x, expected="equal", margin=1.0, n=200).word == "shown"
+    assert compare("a = b", a, b, sigma_x, expected="equal", margin=0.0, n=200).word == "not shown"
+    far = compare("a = b", fields(6.0), b, sigma_x, expected="equal", margin=0.5, n=200)
     assert far.word == "contradicted"
 
 
