@@ -17,10 +17,22 @@ ORDER = [
     *("evssm.models.restormer", "evssm.models.fftformer", "evssm.models.stripformer", "evssm.models"),
     *("evssm.provenance", "evssm.sidecar", "evssm.weights", "evssm.hooks"),
     *("evssm.images", "evssm.photographs", "evssm.foreign", "evssm"),
+    *("evssm.data", "evssm.data.pairs", "evssm.data.pictures", "evssm.data.lmdb", "evssm.data.published"),
+    *("evssm.data.layouts", "evssm.data.contents", "evssm.data.sets", "evssm.data.folders", "evssm.data.findings"),
+    *("evssm.data.name_checks", "evssm.data.image_checks", "evssm.data.brightness", "evssm.data.overlap_checks"),
+    "evssm.data.verify",
     *("analysis.inputs", "analysis.queries", "analysis.borrow", "analysis.sensitivity", "analysis.stamp"),
     *("analysis.field_statistics", "analysis.bootstrap", "analysis.field", "analysis.erf", "analysis.kept"),
     *("analysis.summary", "analysis.plots", "analysis.panels", "analysis"),
-    *("evssm.cli.app", "evssm.cli.common", "evssm.cli.erf", "evssm.cli.networks", "evssm.cli", "evssm.__main__"),
+    *(
+        "evssm.cli.app",
+        "evssm.cli.common",
+        "evssm.cli.data",
+        "evssm.cli.erf",
+        "evssm.cli.networks",
+        "evssm.cli",
+        "evssm.__main__",
+    ),
 ]
 FILES = sorted([*ROOT.glob("evssm/**/*.py"), *ROOT.glob("analysis/**/*.py")])
 
