@@ -5,7 +5,8 @@ import sys
 
 import typer
 
-from evssm.cli import erf, networks, train  # noqa: F401 (a command exists once its file is imported, in this order)
+# A command exists once its file is imported.
+from evssm.cli import data, erf, networks, train  # noqa: F401
 from evssm.cli.app import app
 
 

@@ -1,0 +1,111 @@
+"""One image of a data set, wherever it lies, and what its first and last bytes tell before anything is decoded."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from jaxtyping import Float
+from torch import Tensor
+
+from evssm.images import SUFFIXES, decode_image, stored_bits
+from evssm.provenance import existing_file, kind_of_content
+
+READ_SUFFIXES = (*SUFFIXES, ".webp")
+"""The suffixes, in lower case, of the files that count as images of a data set."""
+
+_START, _END = 64, 12
+_PNG, _IEND = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
+
+
+class Ends(NamedTuple):
+    """The first 64 and the last 12 bytes of an encoded image, and how many it has."""
+
+    start: bytes
+    end: bytes
+    size: int
+
+
+class Picture(Protocol):
+    """An encoded image; `str(picture)` is what messages call it."""
+
+    def ends(self) -> Ends: ...
+
+    def content(self) -> bytes: ...
+
+    def read(self) -> Float[Tensor, "3 h w"]: ...
+
+
+@dataclass(frozen=True)
+class FilePicture:
+    """An image in a file of its own."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def ends(self) -> Ends:
+        path = existing_file(self.path, "an image")
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(_START)
+            file.seek(max(0, size - _END))
+            return Ends(start, file.read(_END), size)
+
+    def content(self) -> bytes:
+        return existing_file(self.path, "an image").read_bytes()
+
+    def read(self) -> Float[Tensor, "3 h w"]:
+        """As `evssm.images.read_image`: RGB in [0, 1], 8 and 16 bits exact."""
+        return decode_image(self.content(), str(self))
+
+
+def ends_of(content: bytes | memoryview) -> Ends:
+    return Ends(bytes(content[:_START]), bytes(content[-_END:]), len(content))
+
+
+class Header(NamedTuple):
+    """What an image claims of itself: pixels and bits; `sure` unless only decoding can tell that it is whole."""
+
+    h: int
+    w: int
+    bits: int
+    sure: bool
+
+
+def header(picture: Picture) -> Header:
+    """The claims of an image, read without decoding it.
+
+    Raises `FileNotFoundError` or `ValueError`, in one line, where there is no image.
+    """
+    ends = picture.ends()
+    if ends.start.startswith(_PNG) and len(ends.start) > 24 and ends.start[12:16] == b"IHDR":
+        w, h = struct.unpack_from(">II", ends.start, 16)
+        return Header(h, w, ends.start[24], ends.end == _IEND)
+    return _header_by_pillow(picture)
+
+
+def _header_by_pillow(picture: Picture) -> Header:
+    from PIL import Image
+
+    content = picture.content()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            opened = Image.open(BytesIO(content))
+            w, h = opened.size
+            turned = opened.getexif().get(0x0112, 1) >= 5  # Exif 2.32, Sec. 4.6.4: a quarter turn
+            return Header(*((w, h) if turned else (h, w)), stored_bits(opened, content), sure=False)
+        except Exception:  # the parsers of a dozen formats fail in as many ways
+            if content.startswith((b"II*\0", b"MM\0*")):  # floating-point TIFF, which Pillow may not know
+                h, w = picture.read().shape[-2:]
+                return Header(h, w, 32, sure=True)
+    kind = kind_of_content(content)
+    damaged = kind == "an image"
+    found = "an image cut short or damaged" if damaged else f"no image but {kind}"
+    raise ValueError(f"{picture} is {found}; copy or download it again") from None
