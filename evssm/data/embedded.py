@@ -6,14 +6,19 @@ Train and test share no photograph (`evssm.photographs.SPLITS`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from math import ceil
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from evssm.data.kernels import GAMMA
+from evssm.data.light import (
+    LEAF_PICTURES,
+    as_files_hold,
+    leaves_light,
+    photograph_light,
+    recoloured,
+    scales_that_hold,
+)
 from evssm.data.pairs import Pair
 from evssm.data.shake import CameraPath, average, random_path
 from evssm.geometry import GROUP
@@ -34,10 +39,11 @@ TEST_EXTENTS = (6, 12, 24, 40)
 class EmbeddedCrops:
     """Pairs of `size x size` crops with random camera shake; item `i` is a function of `seed` and `i` alone.
 
-    The paths' extents, pixels between their most distant positions, are drawn evenly from `extent`. `noise` is the
-    range of the standard deviation of white noise on the blurred image, in [0, 1]. Training crops are also shrunk
-    (`SCALES`), turned and mirrored, and mildly changed in exposure, colour and saturation, alike in both images;
-    those of "validation" and "test" are cut as the photographs are. Images are rounded to 8 bits, as files hold them.
+    The paths' extents, pixels between their most distant positions, are drawn evenly from `extent`. `leaves` is the
+    share of crops of dead leaves instead of photographs, for training only. `noise` is the range of the standard
+    deviation of white noise on the blurred image, in [0, 1]. Training crops are also shrunk (`SCALES`), turned and
+    mirrored, and mildly changed in exposure, colour and saturation, alike in both images; those of
+    "validation" and "test" are cut as the photographs are. Images are rounded to 8 bits, as files hold them.
 
     Raises `ValueError` for an unknown split, ranges that are none, and crops that fit into no photograph; `IndexError`
     for items outside `length`.
@@ -49,8 +55,9 @@ class EmbeddedCrops:
         size: int,
         *,
         seed: int,
-        extent: tuple[float, float] = (4.0, 40.0),
-        noise: tuple[float, float] = (0.0, 0.0),
+        extent: tuple[float | int, float | int] = (4.0, 40.0),
+        leaves: float | int = 0.0,
+        noise: tuple[float | int, float | int] = (0.0, 0.0),
         length: int = 1 << 40,
     ) -> None:
         names = photographs_of(split)
@@ -59,9 +66,12 @@ class EmbeddedCrops:
                 raise ValueError(f"{what} is to lie between {low} and {high}; give two numbers, 0 <= low <= high")
         if seed < 0 or size < 1 or length < 1:
             raise ValueError(f"seed {seed}, size {size}, length {length}: give a seed of 0 or more and 1 pixel or more")
+        if not 0 <= leaves <= 1 or (leaves and split != "train"):
+            raise ValueError(f"a share of {leaves} dead leaves in {split}: give 0 to 1 for train, and 0 for the others")
         self.split, self.size, self.seed, self.length = split, size, seed, length
-        self.extent, self.noise = extent, noise
+        self.extent, self.leaves, self.noise = extent, leaves, noise
         around = ceil((1 + ROLL) * extent[1]) + 1  # a path strays from its mean by less than its extent, and by roll
+        self.leaves_side = size + 2 * around + 64
         scales = SCALES if split == "train" else (1.0,)
         fitting = {name: scales_that_hold(size + 2 * around, name, scales) for name in names}
         self.sources = {name: kept for name, kept in fitting.items() if kept}
@@ -83,19 +93,22 @@ class EmbeddedCrops:
         extent = rng.uniform(*self.extent)
         path = random_path(rng, extent, roll=rng.uniform(0, ROLL), reach=np.hypot(h, w) / 2)
         top, left = self._position(rng, light, ceil(path.reach(h / 2, w / 2)) + 1)
-        sharp = light[top : top + self.size, left : left + self.size]
-        both = np.stack([average(light, path, top, left, self.size, self.size), sharp])
+        cut = light[top : top + self.size, left : left + self.size]
+        both = np.stack([average(light, path, top, left, self.size, self.size), cut])
         if self.split == "train":
             both = recoloured(both, rng)
         stored = np.clip(both, 0, 1) ** np.float32(1 / GAMMA)
         stored[0] += rng.uniform(*self.noise) * rng.standard_normal(stored[0].shape, np.float32)
-        pair = as_files_hold(stored)
+        blurred, sharp = as_files_hold(stored)
         if self.split == "train":
             turn = GROUP[rng.integers(len(GROUP))]
-            pair = [turn(x).contiguous() for x in pair]
-        return Pair(*pair, f"{name}-{extent:.1f}px-{i}")
+            blurred, sharp = turn(blurred).contiguous(), turn(sharp).contiguous()
+        return Pair(blurred, sharp, f"{name}-{extent:.1f}px-{i}")
 
     def _source(self, rng: np.random.Generator) -> tuple[np.ndarray, str]:
+        """Light to cut the crop from, and its name."""
+        if rng.random() < self.leaves:
+            return leaves_light(self.seed, int(rng.integers(LEAF_PICTURES)), self.leaves_side), "leaves"
         names = list(self.sources)
         weights = np.array([COLOUR_SHARE if name in PHOTOGRAPHS else 1 for name in names], float)
         name = names[rng.choice(len(names), p=weights / weights.sum())]
@@ -115,7 +128,7 @@ class EmbeddedCrops:
 class EmbeddedTest:
     """The fixed test set: each held-out photograph along paths of stated extents; see `embedded_test`."""
 
-    def __init__(self, split: str, extents: Sequence[float], paths: int) -> None:
+    def __init__(self, split: str, extents: Sequence[float | int], paths: int) -> None:
         if paths < 1 or not extents or not all(0 <= extent < float("inf") for extent in extents):
             raise ValueError(f"{paths} paths of extents {list(extents)} make no test; give one path and extent or more")
         self.items = [(name, extent, k) for name in photographs_of(split) for extent in extents for k in range(paths)]
@@ -141,12 +154,12 @@ class EmbeddedTest:
         """The exact path of item `i`, about the middle of the photograph, which is the middle of the item."""
         return self._scene(self.items[i])[1]
 
-    def _scene(self, item: tuple[str, float, int]) -> tuple[np.ndarray, CameraPath]:
+    def _scene(self, item: tuple[str, float | int, int]) -> tuple[np.ndarray, CameraPath]:
         name, extent, k = item
         light, rng = photograph_light(name, 1.0), np.random.default_rng([*name.encode(), k])
         return light, random_path(rng, extent, roll=ROLL / 2, reach=np.hypot(*light.shape[:2]) / 2)
 
-    def _reach(self, item: tuple[str, float, int]) -> int:
+    def _reach(self, item: tuple[str, float | int, int]) -> int:
         light, path = self._scene(item)
         reach = ceil(path.reach(light.shape[0] / 2, light.shape[1] / 2)) + 1
         if 2 * reach >= min(light.shape[:2]):
@@ -154,7 +167,9 @@ class EmbeddedTest:
         return reach
 
 
-def embedded_test(*, split: str = "test", extents: Sequence[float] = TEST_EXTENTS, paths: int = 1) -> EmbeddedTest:
+def embedded_test(
+    *, split: str = "test", extents: Sequence[float | int] = TEST_EXTENTS, paths: int = 1
+) -> EmbeddedTest:
     """The held-out photographs, each blurred along `paths` fixed paths per extent; nothing is random.
 
     The extent, in pixels, is the distance of a path's two most distant positions; path k of a photograph has the same
@@ -164,41 +179,7 @@ def embedded_test(*, split: str = "test", extents: Sequence[float] = TEST_EXTENT
     return EmbeddedTest(split, extents, paths)
 
 
-def scales_that_hold(least: int, name: str, scales: Sequence[float]) -> list[float]:
-    """Those of `scales` at which the photograph still has `least` pixels either way."""
-    h, w = photograph_light(name, 1.0).shape[:2]
-    return [scale for scale in scales if min(round(h * scale), round(w * scale)) >= least]
-
-
 def _detail(light: np.ndarray) -> float:
     """Mean step between neighbours, of stored values: what there is to be blurred."""
     grey = light[..., 1] ** np.float32(1 / GAMMA)
     return float(np.abs(np.diff(grey, axis=0)).mean() + np.abs(np.diff(grey, axis=1)).mean())
-
-
-@lru_cache(maxsize=64)
-def photograph_light(name: str, scale: float) -> np.ndarray:
-    """The photograph in linear light, `h w 3` float32, shrunk by area averaging; kept, and not to be written to."""
-    import cv2
-
-    light = photograph(name).permute(1, 2, 0).numpy() ** np.float32(GAMMA)
-    if scale < 1:
-        size = (round(light.shape[1] * scale), round(light.shape[0] * scale))
-        light = cv2.resize(light, size, interpolation=cv2.INTER_AREA)
-    light = np.ascontiguousarray(light)
-    light.setflags(write=False)
-    return light
-
-
-def recoloured(light: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Linear light of `... 3` with another exposure, white balance and saturation; what commutes with blur."""
-    grey = light.mean(-1, keepdims=True)
-    light = grey + np.float32(rng.uniform(0.6, 1.3)) * (light - grey)
-    gains = np.exp(rng.normal(0, 0.3) + rng.normal(0, 0.12, 3))
-    return light * gains.astype(np.float32)
-
-
-def as_files_hold(images: np.ndarray) -> list[Tensor]:
-    """Images `n h w 3` as `3 h w` tensors in [0, 1], rounded to 8 bits."""
-    levels = np.rint(np.clip(images, 0, 1) * np.float32(255)) / np.float32(255)
-    return [x.contiguous() for x in torch.from_numpy(levels).permute(0, 3, 1, 2)]

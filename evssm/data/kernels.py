@@ -24,7 +24,7 @@ def from_light(light: Tensor) -> Tensor:
     return light.clamp_min(0) ** (1 / GAMMA)
 
 
-def motion_kernel(length_px: float, angle_deg: float) -> Float[Tensor, "k k"]:
+def motion_kernel(length_px: float | int, angle_deg: float | int) -> Float[Tensor, "k k"]:
     """The point spread of a straight uniform motion of `length_px` pixels, float64, with odd `k`.
 
     The angle runs from the row to the right, anticlockwise as seen. The line is spread over pixels by linear

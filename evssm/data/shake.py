@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, pi
 
@@ -39,36 +40,44 @@ class CameraPath:
         k = np.arange(1, len(self.modes) + 1)
         return np.outer(t - 0.5, self.drift) + np.cos(pi * np.outer(t, k)) @ self.modes
 
-    def displacements(self, n: int, row: float, column: float) -> np.ndarray:
+    def displacements(self, n: int, row: float | int, column: float | int) -> np.ndarray:
         """Of the point at `(row, column)` from the photograph's middle: `n 2` pixels, (down, right)."""
         x, y, roll = self.poses(n).T
         return np.stack([y + roll * column, x - roll * row], axis=1)
 
-    def enough_poses(self, rows: tuple[float, float], columns: tuple[float, float]) -> int:
+    def enough_poses(self, rows: Sequence[float | int], columns: Sequence[float | int]) -> int:
         """How many poses keep neighbours within one pixel of each other, everywhere in a box about the middle."""
         fine = 512
         steps = [np.diff(self.displacements(fine, r, c), axis=0) for r in rows for c in columns]
         return max(FEWEST_POSES, ceil(fine * max(np.hypot(*step.T).max() for step in steps)))
 
-    def reach(self, row: float, column: float) -> float:
+    def reach(self, row: float | int, column: float | int) -> float:
         """No point within `row` and `column` of the middle strays further than this along an axis, in pixels."""
         x, y, roll = np.abs(self.poses(512)).max(0)
         return float(max(x + roll * row, y + roll * column))
 
-    def kernel(self, row: float, column: float) -> Float[Tensor, "k k"]:
-        """The point spread at `(row, column)` from the photograph's middle, float64, of odd side and sum 1."""
-        n = 4 * self.enough_poses((row, row), (column, column))
+    def kernel(self, row: float | int, column: float | int, poses: int | None = None) -> Float[Tensor, "k k"]:
+        """The weights that the pixel at `(row, column)` from the photograph's middle averages with.
+
+            light of the blurred pixel = sum_d kernel[d] light of the photograph at (pixel - d)
+
+        float64, of odd side, sum 1 and centroid 0. Without roll it is the point spread; with roll, to first order.
+        From four times the poses that `enough_poses` names, where no number is given.
+        """
+        n = poses or 4 * self.enough_poses((row,), (column,))
         moved = self.displacements(n, row, column)
         return splat(moved, np.full(n, 1 / n), ceil(np.abs(moved).max()))
 
 
-def straight_path(length_px: float, angle_deg: float) -> CameraPath:
+def straight_path(length_px: float | int, angle_deg: float | int) -> CameraPath:
     """A uniform straight motion; the blur is that of `motion_kernel` with the same arguments."""
     angle = np.deg2rad(angle_deg)
     return CameraPath(length_px * np.array([np.cos(angle), -np.sin(angle), 0]), np.zeros((0, 3)))
 
 
-def random_path(rng: np.random.Generator, extent: float, *, roll: float = 0.0, reach: float = 1.0) -> CameraPath:
+def random_path(
+    rng: np.random.Generator, extent: float | int, *, roll: float | int = 0, reach: float | int = 1
+) -> CameraPath:
     """A smooth random path whose two most distant positions are `extent` pixels apart.
 
     That holds in the middle of the photograph. The roll adds travel elsewhere: `roll` times `extent` at the distance

@@ -22,8 +22,8 @@ SAMPLE = 16
 
 @dataclass(frozen=True)
 class Checked:
-    """One line of the table: `published` is `None` where no number is known, `decoded` of `pairs` were decoded; `paired`
-    says how names were matched, `kind` which blur of GoPro it is by brightness."""
+    """One line of the table: `published` is `None` where no number is known, `decoded` of `pairs` were decoded;
+    `paired` says how names were matched, `kind` which blur of GoPro it is by brightness."""
 
     label: Label
     paired: str

@@ -43,7 +43,7 @@ def folder_data(root: Path, config: TrainConfig, seed: int, **choices: Any) -> T
     pairs = paired_folder(root, split="train", **choices)
     held_out = paired_folder(root, split="test", **choices)
     crops = RandomCrops(pairs, config.crop, seed=seed)
-    return TrainingData(crops, held_out, f"{pairs.describe()}, data seed {seed}")
+    return TrainingData(crops, held_out, f"{pairs.label}, data seed {seed}")
 
 
 def trained_file(
