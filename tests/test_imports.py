@@ -26,7 +26,8 @@ evssm.loss evssm.machine
 evssm.training evssm.training.recipes evssm.training.optimisation evssm.training.crops evssm.training.checkpoint
 evssm.training.journal evssm.training.loop evssm.training.family evssm.training.run
 analysis.inputs analysis.queries analysis.borrow analysis.sensitivity analysis.stamp
-analysis.field_statistics analysis.bootstrap analysis.field analysis.verdicts analysis.erf analysis.kept
+analysis.field_statistics analysis.bootstrap analysis.field analysis.verdicts analysis.field_table analysis.erf
+analysis.kept
 analysis.summary analysis.plots analysis.panels analysis
 evssm.cli.app evssm.cli.common evssm.cli.data evssm.cli.erf evssm.cli.networks evssm.cli.train
 evssm.cli evssm.__main__
