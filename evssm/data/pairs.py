@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -17,6 +17,7 @@ class Pair(NamedTuple):
     name: str
 
 
+@runtime_checkable
 class Pairs(Protocol):
     """A data set: item `i` is a function of `i` alone, so that it can be had in any order and by any process."""
 
