@@ -51,7 +51,7 @@ def verify_folder(
         numbers = (line.pairs, "unknown" if line.published is None else line.published, line.decoded)
         rows.append(
             (
-                str(line.label),
+                line.where,
                 line.label.layout,
                 line.paired,
                 *map(str, numbers),

@@ -50,9 +50,9 @@ SPECIAL = (
         for view in "cl"
     ),
     *(
-        Layout(_DPDD, "target", *sources, "DPDD", s, within=f"{s}_{view}")
+        Layout(_DPDD, "target", single, left, right, "DPDD", s, within=f"{s}_{view}")
         for s in ("train", "val", "test")
-        for view, sources in zip("clr", (("source", "", ""), ("", "source", ""), ("", "", "source")), strict=True)
+        for view, single, left, right in (("c", "source", "", ""), ("l", "", "source", ""), ("r", "", "", "source"))
     ),
     *(
         Layout("DPDD, Restormer", f"target{e}", f"inputC{e}", f"inputL{e}", f"inputR{e}", "DPDD", ending=e)

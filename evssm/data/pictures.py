@@ -7,7 +7,7 @@ import warnings
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -30,6 +30,7 @@ class Ends(NamedTuple):
     size: int
 
 
+@runtime_checkable
 class Picture(Protocol):
     """An encoded image; `str(picture)` is what messages call it."""
 

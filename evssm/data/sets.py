@@ -169,7 +169,7 @@ def _list_group(group: Group, found: Listing) -> None:
         return
     lead = next(iter(held))
     matched = {}
-    for role in held.keys() - {lead}:
+    for role in list(held)[1:]:
         how, matched[role] = partners(list(held[lead]), list(held[role]), by_order=group.dataset == "DPDD")
         if how != NOT:
             found.how.add(how)

@@ -22,10 +22,14 @@ SAMPLE = 16
 
 @dataclass(frozen=True)
 class Checked:
-    """One line of the table: `published` is `None` where no number is known, `decoded` of `pairs` were decoded;
-    `paired` says how names were matched, `kind` which blur of GoPro it is by brightness."""
+    """One line of the table.
+
+    `where` is what findings call the set; `paired` how names were matched; `published` is `None` where no number is
+    known; `decoded` of `pairs` were decoded; `kind` is which blur of GoPro it is by brightness.
+    """
 
     label: Label
+    where: str
     paired: str
     pairs: int
     published: int | None
@@ -56,7 +60,7 @@ class Report:
         pairs = sum(line.pairs for line in self.sets)
         decoded = sum(line.decoded for line in self.sets)
         end = f"{many(self.errors, 'error')}, {many(self.warnings, 'warning')}" if self.findings else "nothing wrong"
-        unknown = [str(line.label) for line in self.sets if line.published is None]
+        unknown = [line.where for line in self.sets if line.published is None]
         said = f"; no published number to compare with for {some(unknown)}" if unknown else ""
         return f"{many(self.sets, 'set')}, {pairs} pairs, {decoded} of them decoded: {end}{said}"
 
@@ -143,6 +147,7 @@ def _line(one: PairSet, seen: Inspected, measured: Mapping[str, Measured], facts
     kind = kind_of_blur(measured)[0] or "undecided" if one.label.dataset == "GoPro" else ""
     return Checked(
         label=one.label,
+        where=one.where,
         paired=" and ".join(sorted(one.listing.how)) or "nothing",
         pairs=len(one.listing.items),
         published=published_count(one, facts),
