@@ -69,7 +69,7 @@ def photograph(name: str, size: int | tuple[int, int] | None = None) -> Float[Te
     if name not in known:
         near = get_close_matches(name, known, n=2) or list(known)
         raise ValueError(f"no photograph is called {name!r}; try {', '.join(near)}")
-    x = read_image(_file(known[name]))
+    x = read_image(packaged_file(known[name].package, known[name].file))
     if size is None:
         return x
     h, w = (size, size) if isinstance(size, int) else size
@@ -91,15 +91,16 @@ def photographs_of(split: str) -> tuple[str, ...]:
 _FOLDERS = {"skimage": ("scikit-image", "data"), "matplotlib": ("matplotlib", "mpl-data/sample_data")}
 
 
-def _file(entry: Photograph) -> Path:
-    """The photograph's file inside the installed package, which is not imported for it."""
-    distribution, folder = _FOLDERS[entry.package]
-    package = find_spec(entry.package)
-    if package is None or package.origin is None:
-        raise FileNotFoundError(
-            f"{entry.file} comes with {distribution}, which is not installed: pip install {distribution}"
-        )
-    path = Path(package.origin).parent / folder / entry.file
+def packaged_file(package: str, name: str) -> Path:
+    """A file among the images of an installed "skimage" or "matplotlib", which is not imported for it.
+
+    Raises `FileNotFoundError` where the package or the file is missing.
+    """
+    distribution, folder = _FOLDERS[package]
+    found = find_spec(package)
+    if found is None or found.origin is None:
+        raise FileNotFoundError(f"{name} comes with {distribution}, which is not installed: pip install {distribution}")
+    path = Path(found.origin).parent / folder / name
     if not path.is_file():
         raise FileNotFoundError(f"this {distribution} has no {path}; reinstall it with pip, or give images of your own")
     return path

@@ -18,7 +18,7 @@ evssm.models.restormer evssm.models.fftformer evssm.models.stripformer evssm.mod
 evssm.provenance evssm.sidecar evssm.weights evssm.hooks
 evssm.images evssm.photographs evssm.foreign evssm.metrics evssm
 evssm.data evssm.data.pairs evssm.data.kernels evssm.data.dead_leaves evssm.data.light evssm.data.shake
-evssm.data.embedded
+evssm.data.embedded evssm.data.video evssm.data.defocus evssm.data.motorcycle
 evssm.data.pictures evssm.data.lmdb evssm.data.published evssm.data.layouts evssm.data.contents evssm.data.sets
 evssm.data.folders evssm.data.findings evssm.data.name_checks evssm.data.image_checks evssm.data.brightness
 evssm.data.overlap_checks evssm.data.verify
