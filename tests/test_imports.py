@@ -16,7 +16,8 @@ evssm.models.stages evssm.models.description evssm.naming
 evssm.models.evssm evssm.models.nafnet evssm.models.mimo_unet
 evssm.models.restormer evssm.models.fftformer evssm.models.stripformer evssm.models
 evssm.provenance evssm.sidecar evssm.weights evssm.hooks
-evssm.images evssm.photographs evssm.foreign evssm.metrics evssm
+evssm.images evssm.photographs evssm.foreign evssm.metrics
+evssm.ensemble evssm.tiles evssm.memory evssm.inference evssm
 evssm.data evssm.data.pairs evssm.data.kernels evssm.data.dead_leaves evssm.data.light evssm.data.shake
 evssm.data.embedded evssm.data.video evssm.data.defocus evssm.data.motorcycle
 evssm.data.pictures evssm.data.lmdb evssm.data.published evssm.data.layouts evssm.data.contents evssm.data.sets

@@ -1,0 +1,101 @@
+"""Running a network on one image of any size: at once or in tiles, once or as a self-ensemble; and how it went."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from evssm.ensemble import ENSEMBLES, self_ensemble
+from evssm.memory import SLACK, available_memory, estimate_memory, in_words
+from evssm.shapes import Image, Map
+from evssm.tiles import spans, tiled, tiles_of
+
+
+@dataclass(frozen=True)
+class Inference:
+    """How images go through a network; scores with another way of it are another row of a table.
+
+    `tile` is the edge of the tiles in pixels, `None` for the whole image at once, `overlap` that of two tiles, and
+    `ensemble` a name in `ENSEMBLES`. Raises `ValueError` for what `tiled` and `self_ensemble` would refuse.
+    """
+
+    tile: int | None = None
+    overlap: int = 64
+    ensemble: str = "none"
+
+    def __post_init__(self) -> None:
+        if self.ensemble not in ENSEMBLES:
+            raise ValueError(f"no self-ensemble is called {self.ensemble!r}; there are {', '.join(ENSEMBLES)}")
+        if self.tile is not None:
+            spans(1, self.tile, self.overlap)  # for what it says of sizes that do not go together
+
+    def __call__(self, net: Callable[..., Any], x: Image, *, progress: Callable[[int, int], None] | None = None) -> Map:
+        """The restored images, without gradients, in the network's evaluation mode, which is put back."""
+        training = [m for m in net.modules() if m.training] if isinstance(net, nn.Module) else []
+
+        def once(image: Tensor) -> Tensor:
+            return net(image) if self.tile is None else tiled(net, image, self.tile, self.overlap, progress=progress)
+
+        try:
+            for module in training:
+                module.training = False
+            with torch.no_grad():
+                return self_ensemble(once, x, self.ensemble)
+        finally:
+            for module in training:
+                module.training = True
+
+    def cost(self, h: int, w: int) -> float:
+        """Pixels that the network sees, over those of an `h x w` image."""
+        tiles = [(h, w)] if self.tile is None else tiles_of(h, w, self.tile, self.overlap)
+        return len(ENSEMBLES[self.ensemble]) * sum(rows * columns for rows, columns in tiles) / (h * w)
+
+    def describe(self) -> str:
+        """All of it in a line."""
+        tiles = "whole image" if self.tile is None else f"tiles of {self.tile} px overlapping by {self.overlap}"
+        times = len(ENSEMBLES[self.ensemble])
+        return f"{tiles}; self-ensemble {self.ensemble}" + (f" ({times} times the cost)" if times > 1 else "")
+
+
+@dataclass(frozen=True)
+class Health:
+    """What is wrong with an output: values that are not finite, and the share beyond [0, 1] by more than 0.1."""
+
+    not_finite: int
+    overshoot: float
+
+    @classmethod
+    def of(cls, y: Tensor) -> Health:
+        """The state of an output with any axes."""
+        finite = torch.isfinite(y)
+        beyond = finite & ((y < -0.1) | (y > 1.1))
+        return cls(int((~finite).sum()), float(beyond.double().mean()))
+
+    def describe(self) -> str:
+        """What is wrong in words; empty if nothing is."""
+        found = [f"{self.not_finite} values are not finite"] if self.not_finite else []
+        found += [f"{self.overshoot:.2%} of the values lie beyond [0, 1] by more than 0.1"] if self.overshoot else []
+        return "; ".join(found)
+
+
+def memory_report(net: Callable[..., Any], inference: Inference, h: int, w: int, *, channels: int = 3) -> str:
+    """What the run on an `h x w` image will take, in words (see `estimate_memory`), and what there is.
+
+    Raises `ValueError`, with a tile size to try, where that is more than there is.
+    """
+    sizes = [(h, w)] if inference.tile is None else tiles_of(h, w, inference.tile, inference.overlap)
+    rows, columns = max(sizes, key=lambda size: size[0] * size[1])
+    first = next(net.parameters(), None) if isinstance(net, nn.Module) else None
+    free = available_memory("cpu" if first is None else first.device)
+    need = estimate_memory(net, rows, columns, channels=channels)
+    found = f"{in_words(need)} of tensors at {rows} x {columns} pixels (counted without running), {in_words(free)} free"
+    if need > free:
+        edge = max(64, int((rows * columns * free / (2 * need)) ** 0.5) // 32 * 32)
+        raise ValueError(f"not enough memory: {found}; try --tile {edge}")
+    if SLACK * need > free:
+        found += f"; a process may take {SLACK} times that, which is too much: consider --tile"
+    return found
