@@ -19,8 +19,17 @@ ORDER = [
     *("evssm.images", "evssm.photographs", "evssm.foreign", "evssm"),
     *("analysis.inputs", "analysis.queries", "analysis.borrow", "analysis.sensitivity", "analysis.stamp"),
     *("analysis.field_statistics", "analysis.bootstrap", "analysis.field", "analysis.erf", "analysis.kept"),
-    *("analysis.summary", "analysis.plots", "analysis.panels", "analysis"),
-    *("evssm.cli.app", "evssm.cli.common", "evssm.cli.erf", "evssm.cli.networks", "evssm.cli", "evssm.__main__"),
+    *("analysis.summary", "analysis.plots", "analysis.panels"),
+    *("analysis.operations", "analysis.costs", "analysis.timing", "analysis"),
+    *(
+        "evssm.cli.app",
+        "evssm.cli.common",
+        "evssm.cli.cost",
+        "evssm.cli.erf",
+        "evssm.cli.networks",
+        "evssm.cli",
+        "evssm.__main__",
+    ),
 ]
 FILES = sorted([*ROOT.glob("evssm/**/*.py"), *ROOT.glob("analysis/**/*.py")])
 
