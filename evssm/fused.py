@@ -66,8 +66,10 @@ def _kernels_exist() -> bool:
 
 
 def _served(*tensors: Tensor | None) -> bool:
-    """Whether kernels take these tensors."""
+    """Whether kernels take these tensors, or counters that see only shapes."""
     kinds = {(x.device.type, x.dtype) for x in tensors if x is not None}
+    if all(device == "meta" for device, _ in kinds):
+        return True  # single steps there too: what a network costs shall depend on no device
     return kinds in ({("cpu", torch.float32)}, {("cpu", torch.float64)}) and _kernels_exist()
 
 

@@ -51,7 +51,7 @@ except SystemExit as ended:
 """
 
 
-@pytest.mark.parametrize("command", [(), ("list",), ("erf",)])
+@pytest.mark.parametrize("command", [(), ("list",), ("erf",), ("cost",)])
 def test_help_shows_an_example_without_importing_torch(command):
     ended = subprocess.run(
         [sys.executable, "-c", WATCHED, *command, "--help"], capture_output=True, text=True, check=True
@@ -100,6 +100,33 @@ def test_trained_weights_are_read_and_the_picture_says_nothing_of_untrained_ones
     )
     assert status == 0
     assert not ERF.load(tmp_path / "made" / "erf_nafnet-compact.npz").untrained
+
+
+def test_cost_prints_a_table_and_leaves_it_with_a_sidecar(run, tmp_path):
+    (tmp_path / "own_cost.py").write_text(OWN)
+    words = ("nafnet-compact", "own_cost:Net", "--size", "32x48", "--published", "0.01")
+    status, out, err = run("cost", *words, "--time", "--threads", 1, "--repeats", 1, "--out", "made")
+    assert (status, err) == (0, "")
+    assert out.splitlines()[-2:] == ["made/cost.csv", "made/cost.json"]
+    assert "own_cost:Net: 228 parameters, input 1 x 3 x 32 x 48" in out
+    assert out.count("published 10.000 M: nearest is") == 2
+    assert out.count("of processor time; memory at most") == 2
+    facts = json.loads((tmp_path / "made" / "cost.json").read_text())
+    own = facts["networks"]["own_cost:Net"]
+    assert own["total_macs"] == 32 * 48 * 9 * 25
+    assert own["time"]["threads"] == 1
+    assert facts["command"].startswith("evssm cost nafnet-compact own_cost:Net")
+    header, first, second = (tmp_path / "made" / "cost.csv").read_text().splitlines()
+    row = dict(zip(header.split(","), second.split(","), strict=True))
+    assert (row["network"], row["total_flops"]) == ("own_cost:Net", str(2 * 32 * 48 * 9 * 25))
+    assert first.startswith("nafnet-compact,")
+
+
+def test_cost_knows_how_the_published_number_of_evssm_was_counted(run):
+    status, out, _ = run("cost", "evssm")
+    assert status == 0
+    assert "17,129,472 parameters" in out
+    assert "published 126.000 G: nearest is 126.296 G (+0.2%), as fvcore counts" in out
 
 
 OWN = """
@@ -152,6 +179,12 @@ def test_a_network_of_ones_own_is_found_in_the_current_folder(run, tmp_path, nam
         (("erf", "json:nothing"), "has no nothing"),
         (("erf", "fussy:fussy"), "sides must be multiples of 64"),
         (("erf", "evssm-compact", "--bogus"), "--bogus"),
+        (("cost", "evsm"), "near it: evssm"),
+        (("cost", "evssm-compact", "--size", "8"), "16"),
+        (("cost", "evssm-compact", "--channels", "4"), "1 x 4 x 256 x 256"),
+        (("cost", "evssm-compact", "--published", "-1"), "positive"),
+        (("cost", "evssm-compact", "--time", "--dtype", "int3"), "float32, float64"),
+        (("cost", "fussy:fussy"), "sides must be multiples of 64"),
         (("bogus",), "bogus"),
     ],
 )

@@ -29,8 +29,10 @@ evssm.training.journal evssm.training.loop evssm.training.family evssm.training.
 analysis.inputs analysis.queries analysis.borrow analysis.sensitivity analysis.stamp
 analysis.field_statistics analysis.bootstrap analysis.field analysis.verdicts analysis.field_table analysis.erf
 analysis.kept
-analysis.summary analysis.plots analysis.panels analysis
-evssm.cli.app evssm.cli.common evssm.cli.data evssm.cli.erf evssm.cli.networks evssm.cli.train
+analysis.summary analysis.plots analysis.panels
+analysis.operations analysis.costs analysis.timing
+analysis
+evssm.cli.app evssm.cli.common evssm.cli.cost evssm.cli.data evssm.cli.erf evssm.cli.networks evssm.cli.train
 evssm.cli evssm.__main__
 """.split()
 FILES = sorted([*ROOT.glob("evssm/**/*.py"), *ROOT.glob("analysis/**/*.py")])

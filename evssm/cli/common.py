@@ -58,15 +58,10 @@ def file_for(name: str, networks: list[str], weights: list[str]) -> str | None:
 
 def the_images(given: list[Path], size: str) -> dict[str, "Tensor"]:
     """The middle of each image by name; folders give what they hold."""
-    from evssm.images import SMALLEST, SUFFIXES, crop_centre, read_image
+    from evssm.images import SUFFIXES, crop_centre, read_image
     from evssm.photographs import photographs
 
-    edge = re.fullmatch(r"(\d+)(?:x(\d+))?", size)
-    if edge is None:
-        raise ValueError(f"--size {size} is neither N nor HxW; try 256 or 256x384")
-    h, w = int(edge[1]), int(edge[2] or edge[1])
-    if min(h, w) < SMALLEST:
-        raise ValueError(f"--size {size} has a side under {SMALLEST} pixels, the least that the networks take")
+    h, w = the_size(size)
     if not given:
         return photographs((h, w))
     files = [
@@ -83,6 +78,19 @@ def the_images(given: list[Path], size: str) -> dict[str, "Tensor"]:
         except ValueError as error:
             raise ValueError(f"{file}: {error}" if str(file) not in str(error) else str(error)) from None
     return found
+
+
+def the_size(text: str) -> tuple[int, int]:
+    """Rows and columns."""
+    from evssm.images import SMALLEST
+
+    edge = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if edge is None:
+        raise ValueError(f"--size {text} is neither N nor HxW; try 256 or 256x384")
+    h, w = int(edge[1]), int(edge[2] or edge[1])
+    if min(h, w) < SMALLEST:
+        raise ValueError(f"--size {text} has a side under {SMALLEST} pixels, the least that the networks take")
+    return h, w
 
 
 def the_queries(text: str) -> str | list[tuple[int, int]]:
