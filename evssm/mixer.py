@@ -92,8 +92,8 @@ class SS2D(nn.Module):
             y = self._scan(u, k, turn)
             total = y if total is None else total + y
         assert total is not None
-        gate = linear(x, self.in_proj.weight.chunk(2)[1])
-        return linear(self.out_norm(total.to(x.dtype), gate), self.out_proj.weight)
+        gate = self.in_proj.weight.chunk(2)[1]
+        return self.out_norm(total.to(x.dtype), x, projection=gate, output=self.out_proj.weight)
 
     def _values(self, x: Image) -> Float[Tensor, "b _ h w"]:
         """The sequence's values `b d h w`, before they are flattened."""
