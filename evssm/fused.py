@@ -42,6 +42,7 @@ SCHEMAS = (
 )
 
 
+@cache
 def _kernels() -> Any:
     """The module of kernels, imported when first wanted: numba takes a quarter of a second."""
     return import_module("evssm.fused_numba")
@@ -67,7 +68,7 @@ def _kernels_exist() -> bool:
     return True
 
 
-def _served(*tensors: Tensor | None) -> bool:
+def served(*tensors: Tensor | None) -> bool:
     """Whether kernels take these tensors."""
     kinds = {(x.device.type, x.dtype) for x in tensors if x is not None}
     return kinds in ({("cpu", torch.float32)}, {("cpu", torch.float64)}) and _kernels_exist()
@@ -89,7 +90,7 @@ def linear(x: Image, weight: Float[Tensor, "o c"], bias: Float[Tensor, " o"] | N
 
     The matrices are tall and thin, which libraries made for square ones do not use the processor well for.
     """
-    if not _served(x, weight, bias):
+    if not served(x, weight, bias):
         return linear_definition(x, weight, bias)
     return _first(_Linear.apply(_last(x), weight, bias))
 
@@ -157,7 +158,7 @@ def depthwise(
     lies between is then never in memory as a whole. Kernels have odd sides. Only x and the parameters are kept for the
     backward pass.
     """
-    if not _served(x, projection, weight, bias, output):
+    if not served(x, projection, weight, bias, output):
         return depthwise_definition(x, weight, bias, then, projection=projection, output=output)
     return _first(_Depthwise.apply(_last(x), projection, weight, bias, get_args(Activation).index(then), output))
 
@@ -249,7 +250,7 @@ def normalise(
     """
     if projection is not None and gate is None:
         raise ValueError("a projection of the gate was given, but no gate; give both or neither")
-    if not _served(x, weight, bias, gate, projection, output):
+    if not served(x, weight, bias, gate, projection, output):
         return normalise_definition(
             x, weight, bias, eps, centred=centred, gate=gate, projection=projection, output=output
         )
@@ -334,7 +335,7 @@ def filter_patches(x: Image, gain: Float[Tensor, "64 c"]) -> Map:
     The transform's waves are cos + sin of 2 pi (k n + j m) / 8. It is the discrete Fourier transform's real part less
     its imaginary part, so for gains that agree at (k, j) and (-k, -j) this is `irfft2(rfft2(patch) * gain)`.
     """
-    if not _served(x, gain):
+    if not served(x, gain):
         return filter_patches_definition(x, gain)
     return _first(_FilterPatches.apply(_last(x), gain))
 

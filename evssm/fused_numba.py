@@ -200,6 +200,25 @@ def store_part(typing, address, lanes, count):
     return types.void(types.int64, lanes, types.int64), emit
 
 
+@njit(cache=True, nogil=True)
+@no_type_check
+def load_lanes(address, count, one):
+    """`load_part`, without a mask where `count` fills a vector: what was just stored whole then needs no way back."""
+    if count * width(one) >= VECTOR:
+        return load(address, one)
+    return load_part(address, count, one)
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def store_lanes(address, lanes, count, one):
+    """`store_part`, without a mask where `count` fills a vector."""
+    if count * width(one) >= VECTOR:
+        store(address, lanes)
+    else:
+        store_part(address, lanes, count)
+
+
 # --- maps in memory ---------------------------------------------------------------------------------------------------
 
 
@@ -736,14 +755,14 @@ def load_statistics(norm, x, pixel, count, means, scales, sums, one):
         for i in range(count):
             total = fill(0.0, one)
             for c in range(0, norm.channels, lanes):
-                total = add(total, load_part(x + i * pixel + c * width(one), norm.channels - c, one))
+                total = add(total, load_lanes(x + i * pixel + c * width(one), norm.channels - c, one))
             store(sums + i * VECTOR, total)
         store(means, mul(fold(sums, one), share))
     for i in range(count):
         total, mean = fill(0.0, one), fill(peek(means + i * width(one), one), one)
         for c in range(0, norm.channels, lanes):
             inside = norm.channels - c
-            apart = kept(sub(load_part(x + i * pixel + c * width(one), inside, one), mean), inside, one)
+            apart = kept(sub(load_lanes(x + i * pixel + c * width(one), inside, one), mean), inside, one)
             total = madd(apart, apart, total)
         store(sums + i * VECTOR, total)
     store(scales, inverse_root(madd(fold(sums, one), share, fill(norm.eps, one))))
@@ -790,11 +809,11 @@ def norm_tasks(one, tasks, norm, pixels, x, gate, weight, bias, sink, scratch):
                 mean, scale = fill(peek(means + i * size, one), one), fill(peek(scales + i * size, one), one)
                 for v in range(vectors):
                     at, inside = v * VECTOR, norm.channels - v * lanes
-                    value = mul(sub(load_part(source + i * x.pixel + at, inside, one), mean), scale)
-                    value = madd(value, load_part(weight + at, inside, one), load_part(bias + at, inside, one))
+                    value = mul(sub(load_lanes(source + i * x.pixel + at, inside, one), mean), scale)
+                    value = madd(value, load_lanes(weight + at, inside, one), load_lanes(bias + at, inside, one))
                     if gates.first:
-                        value = mul(value, gelu(load_part(gates.first + (first + i) * gates.row + at, inside, one)))
-                    store_part(values.first + (first + i) * values.row + at, value, inside)
+                        value = mul(value, gelu(load_lanes(gates.first + (first + i) * gates.row + at, inside, one)))
+                    store_lanes(values.first + (first + i) * values.row + at, value, inside, one)
         if sink.weight:
             right = Matrix(sink.turned, sink.outputs * size, size)
             multiply(herd, sink.outputs, sink.inputs, values, right, none, target, one)
@@ -810,16 +829,16 @@ def through_gate(norm, x, gate, asked, dgate, wanted, activated, mean, scale, we
     lanes = VECTOR // width(one)
     for c in range(0, norm.channels, lanes):
         at, inside = c * width(one), norm.channels - c
-        value = mul(sub(load_part(x + at, inside, one), mean), scale)
-        value = madd(value, load_part(weight + at, inside, one), load_part(bias + at, inside, one))
-        grad, opened = load_part(asked + at, inside, one), fill(1.0, one)
+        value = mul(sub(load_lanes(x + at, inside, one), mean), scale)
+        value = madd(value, load_lanes(weight + at, inside, one), load_lanes(bias + at, inside, one))
+        grad, opened = load_lanes(asked + at, inside, one), fill(1.0, one)
         if gate:
-            z = load_part(gate + at, inside, one)
+            z = load_lanes(gate + at, inside, one)
             opened = gelu(z)
-            store_part(dgate + at, mul(mul(grad, value), gelu_slope(z)), inside)
-        store_part(wanted + at, mul(grad, opened), inside)
+            store_lanes(dgate + at, mul(mul(grad, value), gelu_slope(z)), inside, one)
+        store_lanes(wanted + at, mul(grad, opened), inside, one)
         if activated:
-            store_part(activated + at, mul(value, opened), inside)
+            store_lanes(activated + at, mul(value, opened), inside, one)
 
 
 @njit(cache=True, nogil=True)
@@ -833,11 +852,11 @@ def through_norm(norm, x, pixel, count, wanted, weight, dx, step, table, means, 
         total, other = fill(0.0, one), fill(0.0, one)
         for v in range(vectors):
             at, inside = v * VECTOR, norm.channels - v * lanes
-            grad = load_part(wanted.first + i * wanted.row + at, inside, one)
-            value = mul(sub(load_part(x + i * pixel + at, inside, one), mean), scale)
+            grad = load_lanes(wanted.first + i * wanted.row + at, inside, one)
+            value = mul(sub(load_lanes(x + i * pixel + at, inside, one), mean), scale)
             store(table + at, madd(grad, value, load(table + at, one)))
             store(table + vectors * VECTOR + at, add(grad, load(table + vectors * VECTOR + at, one)))
-            grad = mul(grad, load_part(weight + at, inside, one))
+            grad = mul(grad, load_lanes(weight + at, inside, one))
             total, other = madd(grad, value, total), add(grad, other)
         store(sums + i * VECTOR, total)
         store(others + i * VECTOR, other)
@@ -849,10 +868,10 @@ def through_norm(norm, x, pixel, count, wanted, weight, dx, step, table, means, 
         along, common = fill(peek(sums + i * size, one), one), fill(peek(others + i * size, one), one)
         for v in range(vectors):
             at, inside = v * VECTOR, norm.channels - v * lanes
-            value = mul(sub(load_part(x + i * pixel + at, inside, one), mean), scale)
-            grad = load_part(wanted.first + i * wanted.row + at, inside, one)
-            grad = madd(grad, load_part(weight + at, inside, one), madd(value, along, common))
-            store_part(dx + i * step + at, mul(grad, scale), inside)
+            value = mul(sub(load_lanes(x + i * pixel + at, inside, one), mean), scale)
+            grad = load_lanes(wanted.first + i * wanted.row + at, inside, one)
+            grad = madd(grad, load_lanes(weight + at, inside, one), madd(value, along, common))
+            store_lanes(dx + i * step + at, mul(grad, scale), inside, one)
 
 
 @njit(cache=True, nogil=True)
@@ -918,7 +937,7 @@ def norm_back_tasks(
         for v in range(2 * vectors):
             half, c = divmod(v, vectors)
             place = (2 * task + half) * norm.channels * size + c * VECTOR
-            store_part(dtable + place, load(table + v * VECTOR, one), norm.channels - c * lanes)
+            store_lanes(dtable + place, load(table + v * VECTOR, one), norm.channels - c * lanes, one)
 
 
 # --- gains for the frequencies of patches -----------------------------------------------------------------------------
