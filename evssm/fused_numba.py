@@ -51,6 +51,7 @@ from evssm.scan_numba import (
 
 PLAIN, GELU, GATED = 0, 1, 2  # what follows a depth-wise convolution; GATED: gelu(first half) * second half
 SPAN = 512  # pixels of one task of the norms
+HERD = 64  # pixels that lie between a norm and the products around it
 PANEL = 256  # pixels that a product works on at a time
 SHEAF = 2048  # pixels of one task of a weight's gradient
 STRIP = 64  # rows of one task of a depth-wise convolution; half as many where a single picture is all there is
@@ -197,6 +198,25 @@ def store_part(typing, address, lanes, count):
         return context.get_dummy_value()
 
     return types.void(types.int64, lanes, types.int64), emit
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def load_lanes(address, count, one):
+    """`load_part`, without a mask where `count` fills a vector: what was just stored whole then needs no way back."""
+    if count * width(one) >= VECTOR:
+        return load(address, one)
+    return load_part(address, count, one)
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def store_lanes(address, lanes, count, one):
+    """`store_part`, without a mask where `count` fills a vector."""
+    if count * width(one) >= VECTOR:
+        store(address, lanes)
+    else:
+        store_part(address, lanes, count)
 
 
 # --- maps in memory ---------------------------------------------------------------------------------------------------
@@ -735,14 +755,14 @@ def load_statistics(norm, x, pixel, count, means, scales, sums, one):
         for i in range(count):
             total = fill(0.0, one)
             for c in range(0, norm.channels, lanes):
-                total = add(total, load_part(x + i * pixel + c * width(one), norm.channels - c, one))
+                total = add(total, load_lanes(x + i * pixel + c * width(one), norm.channels - c, one))
             store(sums + i * VECTOR, total)
         store(means, mul(fold(sums, one), share))
     for i in range(count):
         total, mean = fill(0.0, one), fill(peek(means + i * width(one), one), one)
         for c in range(0, norm.channels, lanes):
             inside = norm.channels - c
-            apart = kept(sub(load_part(x + i * pixel + c * width(one), inside, one), mean), inside, one)
+            apart = kept(sub(load_lanes(x + i * pixel + c * width(one), inside, one), mean), inside, one)
             total = madd(apart, apart, total)
         store(sums + i * VECTOR, total)
     store(scales, inverse_root(madd(fold(sums, one), share, fill(norm.eps, one))))
@@ -750,91 +770,174 @@ def load_statistics(norm, x, pixel, count, means, scales, sums, one):
 
 @njit(cache=True, nogil=True)
 @no_type_check
-def norm_tasks(one, tasks, norm, pixels, x, gate, weight, bias, y, scratch):
-    """The normalised pixels of some tasks, times the GELU of the gate where that is an address."""
-    lanes, means, scales, sums = VECTOR // width(one), scratch, scratch + VECTOR, scratch + 2 * VECTOR
-    clear(sums, lanes, one)
-    for first in range(tasks[0] * SPAN, min(tasks[1] * SPAN, pixels), lanes):
-        count = min(lanes, pixels - first)
-        load_statistics(norm, x.first + first * x.pixel, x.pixel, count, means, scales, sums, one)
-        for i in range(count):
-            mean, scale = fill(peek(means + i * width(one), one), one), fill(peek(scales + i * width(one), one), one)
-            for c in range(0, norm.channels, lanes):
-                at, inside = c * width(one), norm.channels - c
-                value = mul(sub(load_part(x.first + (first + i) * x.pixel + at, inside, one), mean), scale)
-                value = madd(value, load_part(weight + at, inside, one), load_part(bias + at, inside, one))
-                if gate.first:
-                    value = mul(value, gelu(load_part(gate.first + (first + i) * gate.pixel + at, inside, one)))
-                store_part(y.first + (first + i) * y.pixel + at, value, inside)
+def pixels_of(maps, first, one):
+    """The pixels of maps from `first` on, one per row; no maps stay none."""
+    return Matrix(maps.first + first * maps.pixel if maps.first else 0, maps.pixel, width(one))
 
 
 @njit(cache=True, nogil=True)
 @no_type_check
-def through_gate(norm, x, gate, dy, dgate, mean, scale, weight, bias, asked, one):
-    """The gradient of one pixel's gate, and, into `asked`, that of the norm's output."""
+def bring_gates(gate, first, count, room, one):
+    """Some pixels' gates: as the maps hold them, or their products with the matrix, in `room`."""
+    found = pixels_of(gate.maps, first, one)
+    if gate.weight:
+        weight = Matrix(gate.turned, gate.outputs * width(one), width(one))
+        multiply(count, gate.outputs, gate.inputs, found, weight, Matrix(0, 0, 0), room, one)
+        return room
+    return found
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def norm_tasks(one, tasks, norm, pixels, x, gate, weight, bias, sink, scratch):
+    """The normalised pixels of some tasks, times the GELU of the gate where there is one, times a matrix if given."""
+    size, lanes, none = width(one), VECTOR // width(one), Matrix(0, 0, 0)
+    vectors = (norm.channels + lanes - 1) // lanes
+    means, scales, sums = scratch, scratch + VECTOR, scratch + 2 * VECTOR
+    gate_room = Matrix(sums + lanes * VECTOR, vectors * VECTOR, size)
+    room = Matrix(gate_room.first + HERD * gate_room.row, vectors * VECTOR, size)
+    clear(sums, lanes, one)
+    for start in range(tasks[0] * SPAN, min(tasks[1] * SPAN, pixels), HERD):
+        herd = min(HERD, pixels - start)
+        gates, target = bring_gates(gate, start, herd, gate_room, one), pixels_of(sink.maps, start, one)
+        values = room if sink.weight else target
+        for first in range(0, herd, lanes):
+            count = min(lanes, herd - first)
+            source = x.first + (start + first) * x.pixel
+            load_statistics(norm, source, x.pixel, count, means, scales, sums, one)
+            for i in range(count):
+                mean, scale = fill(peek(means + i * size, one), one), fill(peek(scales + i * size, one), one)
+                for v in range(vectors):
+                    at, inside = v * VECTOR, norm.channels - v * lanes
+                    value = mul(sub(load_lanes(source + i * x.pixel + at, inside, one), mean), scale)
+                    value = madd(value, load_lanes(weight + at, inside, one), load_lanes(bias + at, inside, one))
+                    if gates.first:
+                        value = mul(value, gelu(load_lanes(gates.first + (first + i) * gates.row + at, inside, one)))
+                    store_lanes(values.first + (first + i) * values.row + at, value, inside, one)
+        if sink.weight:
+            right = Matrix(sink.turned, sink.outputs * size, size)
+            multiply(herd, sink.outputs, sink.inputs, values, right, none, target, one)
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def through_gate(norm, x, gate, asked, dgate, wanted, activated, mean, scale, weight, bias, one):
+    """One pixel's gradients of the gate and, into `wanted`, of the norm's output, from `asked`, that of the product.
+
+    The product itself goes to `activated`, unless that is no address.
+    """
     lanes = VECTOR // width(one)
     for c in range(0, norm.channels, lanes):
         at, inside = c * width(one), norm.channels - c
-        wanted = load_part(dy + at, inside, one)
+        value = mul(sub(load_lanes(x + at, inside, one), mean), scale)
+        value = madd(value, load_lanes(weight + at, inside, one), load_lanes(bias + at, inside, one))
+        grad, opened = load_lanes(asked + at, inside, one), fill(1.0, one)
         if gate:
-            value = mul(sub(load_part(x + at, inside, one), mean), scale)
-            value = madd(value, load_part(weight + at, inside, one), load_part(bias + at, inside, one))
-            z = load_part(gate + at, inside, one)
-            store_part(dgate + at, mul(mul(wanted, value), gelu_slope(z)), inside)
-            wanted = mul(wanted, gelu(z))
-        store(asked + c * width(one), wanted)
+            z = load_lanes(gate + at, inside, one)
+            opened = gelu(z)
+            store_lanes(dgate + at, mul(mul(grad, value), gelu_slope(z)), inside, one)
+        store_lanes(wanted + at, mul(grad, opened), inside, one)
+        if activated:
+            store_lanes(activated + at, mul(value, opened), inside, one)
 
 
 @njit(cache=True, nogil=True)
 @no_type_check
-def norm_back_tasks(one, tasks, norm, pixels, x, gate, weight, bias, dy, dx, dgate, dtable, scratch):
-    """The gradients of some tasks: of x and the gate, and by task those of weight and bias."""
+def through_norm(norm, x, pixel, count, wanted, weight, dx, step, table, means, scales, sums, others, one):
+    """The gradients of a few pixels from `wanted`, those of the norm's output; added to `table`: of weight and bias."""
     size, lanes, share = width(one), VECTOR // width(one), fill(-1 / norm.channels, one)
     vectors = (norm.channels + lanes - 1) // lanes
+    for i in range(count):
+        mean, scale = fill(peek(means + i * size, one), one), fill(peek(scales + i * size, one), one)
+        total, other = fill(0.0, one), fill(0.0, one)
+        for v in range(vectors):
+            at, inside = v * VECTOR, norm.channels - v * lanes
+            grad = load_lanes(wanted.first + i * wanted.row + at, inside, one)
+            value = mul(sub(load_lanes(x + i * pixel + at, inside, one), mean), scale)
+            store(table + at, madd(grad, value, load(table + at, one)))
+            store(table + vectors * VECTOR + at, add(grad, load(table + vectors * VECTOR + at, one)))
+            grad = mul(grad, load_lanes(weight + at, inside, one))
+            total, other = madd(grad, value, total), add(grad, other)
+        store(sums + i * VECTOR, total)
+        store(others + i * VECTOR, other)
+    along, common = mul(fold(sums, one), share), mul(fold(others, one), share)
+    store(sums, along)
+    store(others, common if norm.centred else fill(0.0, one))
+    for i in range(count):
+        mean, scale = fill(peek(means + i * size, one), one), fill(peek(scales + i * size, one), one)
+        along, common = fill(peek(sums + i * size, one), one), fill(peek(others + i * size, one), one)
+        for v in range(vectors):
+            at, inside = v * VECTOR, norm.channels - v * lanes
+            value = mul(sub(load_lanes(x + i * pixel + at, inside, one), mean), scale)
+            grad = load_lanes(wanted.first + i * wanted.row + at, inside, one)
+            grad = madd(grad, load_lanes(weight + at, inside, one), madd(value, along, common))
+            store_lanes(dx + i * step + at, mul(grad, scale), inside, one)
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def norm_back_tasks(
+    one, tasks, norm, pixels, weights, x, gate, weight, bias, sink, dx, dgate, dtable, dprojection, doutput, scratch
+):  # fmt: skip
+    """The gradients of some tasks: of x and the gate's maps; by task those of weight, bias and the matrices."""
+    size, lanes, none = width(one), VECTOR // width(one), Matrix(0, 0, 0)
+    vectors = (norm.channels + lanes - 1) // lanes
     means, scales, sums, others = scratch, scratch + VECTOR, scratch + 2 * VECTOR, scratch + (2 + lanes) * VECTOR
-    table = others + lanes * VECTOR
-    asked = table + 2 * vectors * VECTOR
+    table, row = others + lanes * VECTOR, vectors * VECTOR
+    wanted = Matrix(table + 2 * row, row, size)
+    gate_room, dgate_room = (
+        Matrix(below(wanted, HERD).first, row, size),
+        Matrix(below(wanted, 2 * HERD).first, row, size),
+    )
+    values = Matrix(below(wanted, 3 * HERD).first, row, size)
     clear(sums, 2 * lanes, one)
     for task in range(tasks[0], tasks[1]):
         clear(table, 2 * vectors, one)
-        for first in range(task * SPAN, min((task + 1) * SPAN, pixels), lanes):
-            count = min(lanes, pixels - first)
-            load_statistics(norm, x.first + first * x.pixel, x.pixel, count, means, scales, sums, one)
-            for i in range(count):
-                mean, scale = fill(peek(means + i * size, one), one), fill(peek(scales + i * size, one), one)
-                source, own = x.first + (first + i) * x.pixel, asked + i * vectors * VECTOR
-                through_gate(
-                    norm, source, gate.first and gate.first + (first + i) * gate.pixel,
-                    dy.first + (first + i) * dy.pixel, dgate.first + (first + i) * dgate.pixel,
-                    mean, scale, weight, bias, own, one,
+        own_projection = dprojection + task * gate.inputs * gate.outputs * size
+        own_output = doutput + task * sink.inputs * sink.outputs * size
+        for start in range(task * SPAN, min((task + 1) * SPAN, pixels), HERD):
+            herd = min(HERD, pixels - start)
+            gates, asked = bring_gates(gate, start, herd, gate_room, one), pixels_of(sink.maps, start, one)
+            dgates, turned = pixels_of(dgate, start, one), Matrix(asked.first, size, asked.row)
+            if gate.weight:
+                dgates = dgate_room
+            if sink.weight:
+                right = Matrix(sink.weight, sink.inputs * size, size)
+                multiply(herd, sink.inputs, sink.outputs, asked, right, none, wanted, one)
+                asked = wanted
+            source = pixels_of(x, start, one)
+            for first in range(0, herd, lanes):
+                count, here = min(lanes, herd - first), below(source, first)
+                load_statistics(norm, here.first, here.row, count, means, scales, sums, one)
+                grads = below(asked, first)
+                if gates.first or (weights and sink.weight):
+                    grads = below(wanted, first)
+                    for i in range(count):
+                        mean, scale = fill(peek(means + i * size, one), one), fill(peek(scales + i * size, one), one)
+                        through_gate(
+                            norm, below(here, i).first, below(gates, first + i).first, below(asked, first + i).first,
+                            below(dgates, first + i).first, below(grads, i).first,
+                            below(values, first + i).first if weights and sink.weight else 0,
+                            mean, scale, weight, bias, one,
+                        )  # fmt: skip
+                target = dx.first + (start + first) * dx.pixel
+                through_norm(
+                    norm, here.first, here.row, count, grads, weight, target, dx.pixel, table, means, scales, sums,
+                    others, one,
                 )  # fmt: skip
-                total, other = fill(0.0, one), fill(0.0, one)
-                for v in range(vectors):
-                    at, inside = v * VECTOR, norm.channels - v * lanes
-                    wanted = load(own + at, one)
-                    value = mul(sub(load_part(source + at, inside, one), mean), scale)
-                    store(table + at, madd(wanted, value, load(table + at, one)))
-                    store(table + vectors * VECTOR + at, add(wanted, load(table + vectors * VECTOR + at, one)))
-                    wanted = mul(wanted, load_part(weight + at, inside, one))
-                    total, other = madd(wanted, value, total), add(wanted, other)
-                store(sums + i * VECTOR, total)
-                store(others + i * VECTOR, other)
-            along, common = mul(fold(sums, one), share), mul(fold(others, one), share)
-            store(sums, along)
-            store(others, common if norm.centred else fill(0.0, one))
-            for i in range(count):
-                mean, scale = fill(peek(means + i * size, one), one), fill(peek(scales + i * size, one), one)
-                along, common = fill(peek(sums + i * size, one), one), fill(peek(others + i * size, one), one)
-                for v in range(vectors):
-                    at, inside = v * VECTOR, norm.channels - v * lanes
-                    value = mul(sub(load_part(x.first + (first + i) * x.pixel + at, inside, one), mean), scale)
-                    wanted = load(asked + i * vectors * VECTOR + at, one)
-                    wanted = madd(wanted, load_part(weight + at, inside, one), madd(value, along, common))
-                    store_part(dx.first + (first + i) * dx.pixel + at, mul(wanted, scale), inside)
+            if sink.weight and weights:
+                total = Matrix(own_output, sink.inputs * size, size)
+                multiply(sink.outputs, sink.inputs, herd, turned, values, total, total, one)
+            if gate.weight:
+                right = Matrix(gate.weight, gate.inputs * size, size)
+                multiply(herd, gate.inputs, gate.outputs, dgates, right, none, pixels_of(dgate, start, one), one)
+            if gate.weight and weights:
+                total, turned = Matrix(own_projection, gate.inputs * size, size), Matrix(dgates.first, size, dgates.row)
+                multiply(gate.outputs, gate.inputs, herd, turned, pixels_of(gate.maps, start, one), total, total, one)
         for v in range(2 * vectors):
             half, c = divmod(v, vectors)
             place = (2 * task + half) * norm.channels * size + c * VECTOR
-            store_part(dtable + place, load(table + v * VECTOR, one), norm.channels - c * lanes)
+            store_lanes(dtable + place, load(table + v * VECTOR, one), norm.channels - c * lanes, one)
 
 
 # --- gains for the frequencies of patches -----------------------------------------------------------------------------
@@ -1048,40 +1151,55 @@ def _pixels(x):
     return _readable(x.reshape(1, 1, -1, x.shape[-1]))
 
 
+NO_END = End(Maps(0, 0, 0, 0), 0, 0, 0, 0)
+
+
 @no_type_check
-def norm(x, gate, weight, bias, eps, centred):
-    """The last axis of x normalised, scaled and shifted, times the GELU of the gate if there is one."""
-    y = x.new_empty(x.shape)
-    held = [_pixels(x), None if gate is None else _pixels(gate), weight.contiguous(), bias.contiguous()]
-    maps = [Maps(0, 0, 0, 0) if t is None else _maps(t) for t in (*held[:2], _pixels(y))]
-    pixels, one, how = held[0].shape[2], _like(x), Norm(x.shape[-1], centred, eps)
-    scale, shift = held[2].data_ptr(), held[3].data_ptr()
+def norm(x, gate, projection, weight, bias, eps, centred, output):
+    """The last axis of x normalised, scaled and shifted, times the GELU of the gate, times a matrix, where given."""
+    y = x.new_empty(*x.shape[:-1], x.shape[-1] if output is None else len(output))
+    held, weight, bias = _pixels(x), weight.contiguous(), bias.contiguous()
+    (source, gates), (sink, results) = (
+        (NO_END, None) if gate is None else _end(_pixels(gate), projection),
+        _end(_pixels(y), output),
+    )
+    pixels, one, how, maps = held.shape[2], _like(x), Norm(x.shape[-1], centred, eps), _maps(held)
+    scale, shift, lanes = weight.data_ptr(), bias.data_ptr(), VECTOR // x.element_size()
     _share_out(
-        ceil(pixels / SPAN), 2 + VECTOR // x.element_size(), 8 * x.numel(),
-        lambda some, scratch: norm_tasks(one, some, how, pixels, *maps[:2], scale, shift, maps[2], scratch),
+        ceil(pixels / SPAN), 2 + lanes + 2 * HERD * ceil(x.shape[-1] / lanes), 8 * x.numel(),
+        lambda some, scratch: norm_tasks(one, some, how, pixels, maps, source, scale, shift, sink, scratch),
     )  # fmt: skip
+    del gates, results
     return y
 
 
 @no_type_check
-def norm_backward(dy, x, gate, weight, bias, eps, centred):
-    """The gradients of x, the gate, the weight and the bias."""
-    dx, dgate = x.new_empty(x.shape), None if gate is None else x.new_empty(x.shape)
-    held = [None if t is None else _pixels(t) for t in (x, gate, dy, dx, dgate)]
-    maps = [Maps(0, 0, 0, 0) if t is None else _maps(t) for t in held]
-    weight, bias = weight.contiguous(), bias.contiguous()
-    pixels, one, how = held[0].shape[2], _like(x), Norm(x.shape[-1], centred, eps)
+def norm_backward(dy, x, gate, projection, weight, bias, eps, centred, output, weights):
+    """The gradients of x, the gate, projection, weight, bias and output; those of matrices nothing unless `weights`."""
+    dx, dgate = x.new_empty(x.shape), x.new_empty(0 if gate is None else gate.shape)
+    held, weight, bias = _pixels(x), weight.contiguous(), bias.contiguous()
+    (source, gates), (sink, asked) = (
+        (NO_END, None) if gate is None else _end(_pixels(gate), projection),
+        _end(_pixels(dy), output),
+    )
+    pixels, one, how, maps = held.shape[2], _like(x), Norm(x.shape[-1], centred, eps), _maps(held)
     tasks, lanes = ceil(pixels / SPAN), VECTOR // x.element_size()
-    dtable = x.new_empty(tasks, 2, x.shape[-1])
-    scale, shift, sums = weight.data_ptr(), bias.data_ptr(), dtable.data_ptr()
     vectors = ceil(x.shape[-1] / lanes)
+    dtable = x.new_empty(tasks, 2, x.shape[-1])
+    dmatrices = [
+        x.new_zeros((tasks, *matrix.shape) if weights and matrix is not None else 0) for matrix in (projection, output)
+    ]
+    scale, shift, sums = weight.data_ptr(), bias.data_ptr(), [t.data_ptr() for t in (dtable, *dmatrices)]
+    target, dgates = _maps(_pixels(dx)), NO_END.maps if gate is None else _maps(_pixels(dgate))
     _share_out(
-        tasks, 2 + 2 * lanes + (2 + lanes) * vectors, 16 * x.numel(),
+        tasks, 2 + 2 * lanes + (2 + 4 * HERD) * vectors, 16 * x.numel(),
         lambda some, scratch: norm_back_tasks(
-            one, some, how, pixels, *maps[:2], scale, shift, *maps[2:], sums, scratch
+            one, some, how, pixels, weights, maps, source, scale, shift, sink, target, dgates, *sums, scratch
         ),
     )  # fmt: skip
-    return dx, x.new_empty(0) if dgate is None else dgate, *dtable.sum(0)
+    del gates, asked
+    dprojection, doutput = (t.sum(0) for t in dmatrices)
+    return dx, dgate, dprojection, *dtable.sum(0), doutput
 
 
 @no_type_check

@@ -80,9 +80,21 @@ class LayerNorm2d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width))
         self.eps = eps
 
-    def forward(self, x: Image, gate: Image | None = None) -> Image:
-        """The normalised map, times the exact GELU of `gate` if one is given."""
-        return normalise(x, self.weight, self.bias, self.eps, centred=True, gate=gate)
+    def forward(
+        self,
+        x: Image,
+        gate: Float[Tensor, "b _ h w"] | None = None,
+        *,
+        projection: Float[Tensor, "c _"] | None = None,
+        output: Float[Tensor, "o c"] | None = None,
+    ) -> Map:
+        """The normalised map, times the exact GELU of `gate`, or of its product with `projection`, times `output`.
+
+        What is not given is left out.
+        """
+        return normalise(
+            x, self.weight, self.bias, self.eps, centred=True, gate=gate, projection=projection, output=output
+        )
 
 
 class Resize(nn.Module):

@@ -922,7 +922,9 @@ def _share_out(tasks, vectors, updates, work):
     threads = max(1, min(torch.get_num_threads(), tasks)) if updates >= WORTH_THREADS else 1
     room = torch.empty(threads, vectors * VECTOR, dtype=torch.uint8)
     runs = [((tasks * i // threads, tasks * (i + 1) // threads), room[i].data_ptr()) for i in range(threads)]
-    if threads > 1 and _pool is None:
+    if threads == 1:
+        return work(*runs[0])
+    if _pool is None:
         _pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="scan")
     others = [_pool.submit(work, *run) for run in runs[1:]]
     try:
@@ -931,6 +933,7 @@ def _share_out(tasks, vectors, updates, work):
         wait(others)  # also after an interrupt: they write to memory that the caller would let go
     for other in others:
         other.result()
+    return None
 
 
 @no_type_check
