@@ -17,10 +17,12 @@ ORDER = [
     *("evssm.models.restormer", "evssm.models.fftformer", "evssm.models.stripformer", "evssm.models"),
     *("evssm.provenance", "evssm.sidecar", "evssm.weights", "evssm.hooks"),
     *("evssm.images", "evssm.photographs", "evssm.foreign", "evssm.metrics"),
-    *("evssm.ensemble", "evssm.tiles", "evssm.memory", "evssm.inference", "evssm"),
+    *("evssm.ensemble", "evssm.tiles", "evssm.memory", "evssm.inference"),
+    *("evssm.align", "evssm.cautions", "evssm.ledger", "evssm"),
     *("analysis.inputs", "analysis.queries", "analysis.borrow", "analysis.sensitivity", "analysis.stamp"),
     *("analysis.field_statistics", "analysis.bootstrap", "analysis.field", "analysis.erf", "analysis.kept"),
     *("analysis.summary", "analysis.plots", "analysis.panels", "analysis"),
+    *("evssm.scores", "evssm.evaluate"),
     *("evssm.cli.app", "evssm.cli.common", "evssm.cli.erf", "evssm.cli.networks", "evssm.cli", "evssm.__main__"),
 ]
 FILES = sorted([*ROOT.glob("evssm/**/*.py"), *ROOT.glob("analysis/**/*.py")])
