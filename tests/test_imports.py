@@ -22,8 +22,17 @@ ORDER = [
     *("analysis.inputs", "analysis.queries", "analysis.borrow", "analysis.sensitivity", "analysis.stamp"),
     *("analysis.field_statistics", "analysis.bootstrap", "analysis.field", "analysis.erf", "analysis.kept"),
     *("analysis.summary", "analysis.plots", "analysis.panels", "analysis"),
-    *("evssm.scores", "evssm.evaluate"),
-    *("evssm.cli.app", "evssm.cli.common", "evssm.cli.erf", "evssm.cli.networks", "evssm.cli", "evssm.__main__"),
+    *("evssm.scores", "evssm.evaluate", "evssm.deblur"),
+    *(
+        "evssm.cli.app",
+        "evssm.cli.common",
+        "evssm.cli.deblur",
+        "evssm.cli.erf",
+        "evssm.cli.evaluate",
+        "evssm.cli.networks",
+        "evssm.cli",
+        "evssm.__main__",
+    ),
 ]
 FILES = sorted([*ROOT.glob("evssm/**/*.py"), *ROOT.glob("analysis/**/*.py")])
 
