@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from analysis.stamp import network_stamp
 from evssm.align import AlignmentError, align
-from evssm.ensemble import ENSEMBLES
+from evssm.cautions import cautions
 from evssm.inference import Health, Inference, memory_report
 from evssm.ledger import Ledger
 from evssm.metrics import Protocol, psnr, rounded, ssim
@@ -74,16 +74,20 @@ def evaluate(
 
     `data` names the images, for the header. With `path`, a CSV table there gets each row as soon as it is finished;
     where it is there already, with the same header, rows of the same name and images are kept and the network does
-    not run for them. `say` is told the memory that each new size takes, before it runs (see `memory_report`).
+    not run for them. `say` is told `cautions` before anything runs, and before a larger size runs the memory that
+    it takes (see `memory_report`).
 
     Raises `ValueError` for a network without training, unless `untrained` allows it (the table then says so), for a
-    table at `path` that was made otherwise, for pairs that share a name, for images too large for the memory, and for
-    a network whose output has another size than the sharp image.
+    table at `path` that was made otherwise, for pairs that share a name, for images too large for the memory
+    (where `say` is given, for whose sake it is counted), and for a network whose output has another size than the sharp image.
     """
     protocol, inference = protocol or Protocol(), inference or Inference()
     header = header_of(net, pairs, data, protocol, inference)
     if header["trained"] is False and not untrained:
         raise ValueError(f"{header['network']} has no trained weights, and scores of random ones mean nothing")
+    if say:
+        for line in cautions(header, data, protocol):
+            say(f"caution: {line}")
     lines = (f"{header['network']} on {data}", protocol.describe(), inference.describe())
     ledger = Ledger(path, header, COLUMNS, lines=lines) if path else None
     kept = {(row.name, row.pair): row for row in map(Row.read, ledger.rows if ledger else [])}
@@ -98,7 +102,7 @@ def evaluate(
         digest = sha256_of({"blurred": blurred, "sharp": sharp})[:16]
         if (name, digest) not in kept:
             h, w = blurred.shape[-2:]
-            if h * w > largest and say:
+            if say and h * w > largest:
                 say(memory_report(net, inference, h, w, channels=blurred.shape[0]))
             largest = max(largest, h * w)
             kept[name, digest] = _row(net, blurred, sharp, name, digest, protocol, inference)
@@ -113,14 +117,13 @@ def evaluate(
 def header_of(
     net: Callable[..., Any], pairs: Pairs, data: str, protocol: Protocol, inference: Inference
 ) -> dict[str, Any]:
-    """All that scores depend on, in JSON values; `cost` is the factor of the self-ensemble."""
+    """All that scores depend on, in JSON values."""
     return {
         **network_stamp(net),
         "data": data,
         "pairs": len(pairs),
         "protocol": asdict(protocol),
         "inference": asdict(inference),
-        "cost": len(ENSEMBLES[inference.ensemble]),
     }
 
 
@@ -153,6 +156,7 @@ def _row(
         not_finite=health.not_finite,
         overshoot=health.overshoot,
         seconds=seconds,
+        cost=inference.cost(*blurred.shape[-2:]),
         note="; ".join(part for part in (found.note, f"blurred {before.note}" if before.note else "") if part),
         pair=digest,
     )

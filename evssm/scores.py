@@ -23,7 +23,8 @@ class Row:
 
     `psnr` and `ssim` are NaN where the images could not be aligned, which `note` then says, or where the output has
     NaN. `covered` is the share of pixels that are scored; `not_finite` and `overshoot` are those of `Health`;
-    `seconds` is processor time; `pair` a digest of both images.
+    `seconds` is processor time; `cost` the pixels that the network saw over those of the image, in tiles and
+    self-ensembles more than one; `pair` a digest of both images.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Row:
     not_finite: int
     overshoot: float
     seconds: float
+    cost: float
     note: str
     pair: str
 
@@ -95,7 +97,7 @@ class Scores:
 
     def summary(self) -> dict[str, Any]:
         """Means with intervals, counts and cautions, in JSON values."""
-        means = {c: self.mean(c) for c in ("psnr", "ssim", "blurred_psnr", "blurred_ssim", "gain", "seconds")}
+        means = {c: self.mean(c) for c in ("psnr", "ssim", "blurred_psnr", "blurred_ssim", "gain", "seconds", "cost")}
         return {
             "network": self.label,
             "images": len(self.rows),
@@ -138,7 +140,7 @@ def comparison(several: Sequence[Scores]) -> list[dict[str, Any]]:
                 "evaluate both in one way"
             )
     described = Protocol(**first.header["protocol"]).describe()
-    return [{**scores.summary(), "protocol": described, "cost": scores.header["cost"]} for scores in several]
+    return [{**scores.summary(), "protocol": described} for scores in several]
 
 
 def _or_none(interval: tuple[float, float]) -> list[float] | None:

@@ -147,26 +147,38 @@ class Some:
 def show(rows: list[dict[str, Any]], label: str) -> None:
     """Prints the table, with the protocol above it and what to beware of below."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(f"{label}; {rows[0]['protocol']}", markup=False)
-    table = Table("network", "images", "PSNR [dB]", "95 %", "SSIM", "gain [dB]", "cost", box=None, header_style="bold")
+    console = Console(highlight=False)
+    console = console if console.is_terminal else Console(highlight=False, width=160)
+    console.print(f"{label}; {rows[0]['protocol']}", markup=False, soft_wrap=True)
+    table = Table("network", "images", "PSNR, dB", "95 %", "SSIM", "gain, dB", "cost", box=None, header_style="bold")
+    blurred = rows[0]["mean"]
+    table.add_row(
+        "blurred input",
+        str(rows[0]["images"]),
+        _number(blurred["blurred_psnr"], 3),
+        "",
+        _number(blurred["blurred_ssim"], 4),
+        "",
+        "",
+    )
     for row in rows:
         mean, within = row["mean"], row["interval_95"]["psnr"]
         table.add_row(
-            row["network"],
+            escape(row["network"]),
             f"{row['scored']}/{row['images']}",
             _number(mean["psnr"], 3),
             f"{within[0]:.2f} to {within[1]:.2f}" if within else "missing",
             _number(mean["ssim"], 4),
             _number(mean["gain"], 3),
-            f"x{row['cost']}",
+            f"x{mean['cost']:.2f}",
         )
     console.print(table)
     for row in rows:
         for line in row["cautions"]:
-            console.print(f"caution: {row['network']}: {line}", markup=False)
+            console.print(f"caution: {row['network']}: {line}", markup=False, soft_wrap=True)
 
 
 def _number(value: float | None, digits: int) -> str:
