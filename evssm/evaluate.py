@@ -78,8 +78,8 @@ def evaluate(
     it takes (see `memory_report`).
 
     Raises `ValueError` for a network without training, unless `untrained` allows it (the table then says so), for a
-    table at `path` that was made otherwise, for pairs that share a name, for images too large for the memory
-    (where `say` is given, for whose sake it is counted), and for a network whose output has another size than the sharp image.
+    table at `path` that was made otherwise, for pairs that share a name, for a network whose output has another size
+    than the sharp image, and for images too large for the memory (counted only where `say` is given).
     """
     protocol, inference = protocol or Protocol(), inference or Inference()
     header = header_of(net, pairs, data, protocol, inference)
