@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from analysis import field_statistics
-from analysis.bootstrap import percentile_interval
 from analysis.field_statistics import Asymmetry, HalfPlanes, Number, RadialProfile, Spread
+from evssm.bootstrap import percentile_interval
 from evssm.provenance import existing_file, kind_of_content, written_whole
 
 ARRAYS = ("per_image", "mass", "coverage")

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from analysis.bootstrap import percentile_interval
 from analysis.field import ERF, statistic_of
+from evssm.bootstrap import percentile_interval
 
 Number = float | int
 

@@ -39,6 +39,9 @@ SUFFIXES: dict[str, dict[str, Any]] = {
 }
 """What `write_image` writes, and with which settings."""
 
+DEEP = (".png", ".tif", ".tiff")
+"""Suffixes of the formats that hold 16 bits."""
+
 _UPRIGHT = {  # EXIF orientation -> the turn that brings the stored pixels upright (Exif 2.32, Sec. 4.6.4)
     1: IDENTITY,
     2: D4(flip_w=True),
@@ -75,23 +78,39 @@ def decode_image(data: bytes, name: str) -> Float[Tensor, "3 h w"]:
     return turn(torch.from_numpy(_rgb(name, samples)).permute(2, 0, 1)).contiguous()
 
 
-def write_image(path: str | Path, x: Float[Tensor, "3 h w"]) -> Path:
-    """The path, once it holds `x` clamped to [0, 1] and rounded to 8 bits; the file appears whole or not at all.
+def write_image(path: str | Path, x: Float[Tensor, "3 h w"], *, bits: int = 8) -> Path:
+    """The path, once it holds `x` clamped to [0, 1] and rounded to 8 or 16 bits; the file appears whole or not at all.
 
-    The suffix, one of `SUFFIXES`, chooses the format; JPEG loses detail. Raises `ValueError` for another suffix and
-    for values that are not finite.
+    The suffix, one of `SUFFIXES`, chooses the format; JPEG loses detail. Raises `ValueError` for another suffix, for
+    16 bits in a format other than PNG and TIFF, and for values that are not finite.
     """
-    from PIL import Image
-
     path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"cannot write {path}: its suffix is none of {', '.join(SUFFIXES)}; use .png to lose nothing")
+    demand_format(path, bits)
     if not torch.isfinite(x).all():
         raise ValueError(f"cannot write {path}: {int((~torch.isfinite(x)).sum())} of {x.numel()} values are not finite")
-    samples = levels(x, 8).to(torch.uint8)
+    samples = levels(x, bits).permute(1, 2, 0).cpu().numpy()
     with written_whole(path) as part:
-        Image.fromarray(samples.permute(1, 2, 0).cpu().numpy()).save(part, **SUFFIXES[path.suffix.lower()])
+        if bits == 8:
+            from PIL import Image
+
+            Image.fromarray(samples.astype(np.uint8)).save(part, **SUFFIXES[path.suffix.lower()])
+        else:
+            import cv2
+
+            done, data = cv2.imencode(path.suffix.lower(), samples[..., ::-1].astype(np.uint16))
+            if not done:
+                raise ValueError(f"cannot write {path}: OpenCV cannot encode it; write 8 bits")
+            part.write_bytes(data.tobytes())
     return path
+
+
+def demand_format(path: Path, bits: int) -> None:
+    """`ValueError` unless `write_image` can write such a file with so many bits."""
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(f"cannot write {path}: its suffix is none of {', '.join(SUFFIXES)}; use .png to lose nothing")
+    if bits not in (8, 16) or (bits == 16 and suffix not in DEEP):
+        raise ValueError(f"cannot write {path} with {bits} bits: 8 can be had, and 16 in {', '.join(DEEP)}")
 
 
 def levels(x: Float[Tensor, "*b c h w"], bits: int) -> Float[Tensor, "*b c h w"]:

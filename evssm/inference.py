@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from evssm.ensemble import ENSEMBLES, self_ensemble
-from evssm.memory import SLACK, available_memory, estimate_memory, in_words
+from evssm.memory import SLACK, UncountableError, available_memory, estimate_memory, in_words
 from evssm.shapes import Image, Map
 from evssm.tiles import spans, tiled, tiles_of
 
@@ -85,13 +85,17 @@ class Health:
 def memory_report(net: Callable[..., Any], inference: Inference, h: int, w: int, *, channels: int = 3) -> str:
     """What the run on an `h x w` image will take, in words (see `estimate_memory`), and what there is.
 
-    Raises `ValueError`, with a tile size to try, where that is more than there is.
+    Raises `ValueError`, with a tile size to try, where that is more than there is. A network that cannot be counted
+    is none of these: the words then say why.
     """
     sizes = [(h, w)] if inference.tile is None else tiles_of(h, w, inference.tile, inference.overlap)
     rows, columns = max(sizes, key=lambda size: size[0] * size[1])
     first = next(net.parameters(), None) if isinstance(net, nn.Module) else None
     free = available_memory("cpu" if first is None else first.device)
-    need = estimate_memory(net, rows, columns, channels=channels)
+    try:
+        need = estimate_memory(net, rows, columns, channels=channels)
+    except UncountableError as error:
+        return f"{error}; {in_words(free)} free"
     found = f"{in_words(need)} of tensors at {rows} x {columns} pixels (counted without running), {in_words(free)} free"
     if need > free:
         edge = max(64, int((rows * columns * free / (2 * need)) ** 0.5) // 32 * 32)

@@ -21,6 +21,10 @@ all of it are blocks that the C library keeps for reuse: when told to return the
 is 1.01 to 1.24, also at 20 to 100 MiB, where it is up to 2.1 otherwise."""
 
 
+class UncountableError(ValueError):
+    """The network cannot run without content; the message says what it asked for."""
+
+
 def estimate_memory(net: Callable[..., Any], h: int, w: int, *, channels: int = 3) -> int:
     """Peak bytes of all tensors alive while `net` runs on an `h x w` image without gradients, its weights aside.
 
@@ -28,7 +32,7 @@ def estimate_memory(net: Callable[..., Any], h: int, w: int, *, channels: int = 
     every storage is counted from its making to its end. So the count is exact for whatever goes through PyTorch's
     operators and misses what an operator needs inside; see `SLACK` for what a process takes on top.
 
-    Before that the network runs once on 16 x 16 pixels. Raises `ValueError` where it cannot run without content.
+    Before that the network runs once on 16 x 16 pixels. Raises `UncountableError` where it cannot run without content.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -42,7 +46,7 @@ def estimate_memory(net: Callable[..., Any], h: int, w: int, *, channels: int = 
                 net(image)
         except Exception as error:  # whatever a network of the user's own asks of a tensor without content
             cause = str(error).split("\n")[0][:120]
-            raise ValueError(f"cannot count the memory of this network without running it: {cause}") from None
+            raise UncountableError(f"cannot count the memory of this network without running it: {cause}") from None
     return live.peak
 
 

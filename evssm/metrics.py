@@ -71,6 +71,12 @@ class Protocol:
         )
 
 
+def rounded(x: Image, rounding: str) -> Float[Tensor, "b c h w"]:
+    """The images in [0, 1] as they are compared: float64, clamped and rounded as the key of `BITS` says."""
+    bits = BITS[_demand("rounding", rounding, BITS)]
+    return x.double() if bits is None else levels(x, bits) / (2**bits - 1)
+
+
 def psnr(
     x: Image,
     y: Map,

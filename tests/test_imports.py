@@ -15,24 +15,26 @@ evssm.mixer evssm.mamba2
 evssm.models.stages evssm.models.description evssm.naming
 evssm.models.evssm evssm.models.nafnet evssm.models.mimo_unet
 evssm.models.restormer evssm.models.fftformer evssm.models.stripformer evssm.models
-evssm.provenance evssm.sidecar evssm.weights evssm.hooks
+evssm.provenance evssm.stamp evssm.bootstrap evssm.sidecar evssm.weights evssm.hooks
 evssm.images evssm.photographs evssm.foreign evssm.metrics
-evssm.ensemble evssm.tiles evssm.memory evssm.inference evssm
+evssm.ensemble evssm.tiles evssm.memory evssm.inference evssm.align evssm.cautions evssm.ledger evssm
 evssm.data evssm.data.pairs evssm.data.kernels evssm.data.dead_leaves evssm.data.light evssm.data.shake
 evssm.data.embedded evssm.data.video evssm.data.defocus evssm.data.motorcycle
 evssm.data.pictures evssm.data.lmdb evssm.data.published evssm.data.layouts evssm.data.contents evssm.data.sets
 evssm.data.folders evssm.data.findings evssm.data.name_checks evssm.data.image_checks evssm.data.brightness
 evssm.data.overlap_checks evssm.data.verify
+evssm.scores evssm.evaluate evssm.deblur
 evssm.loss evssm.machine
 evssm.training evssm.training.recipes evssm.training.optimisation evssm.training.crops evssm.training.checkpoint
 evssm.training.journal evssm.training.loop evssm.training.family evssm.training.run
-analysis.inputs analysis.queries analysis.borrow analysis.sensitivity analysis.stamp
-analysis.field_statistics analysis.bootstrap analysis.field analysis.verdicts analysis.field_table analysis.erf
+analysis.inputs analysis.queries analysis.borrow analysis.sensitivity
+analysis.field_statistics analysis.field analysis.verdicts analysis.field_table analysis.erf
 analysis.kept
 analysis.summary analysis.plots analysis.panels
 analysis.operations analysis.costs analysis.timing
 analysis
-evssm.cli.app evssm.cli.common evssm.cli.cost evssm.cli.data evssm.cli.erf evssm.cli.networks evssm.cli.train
+evssm.cli.app evssm.cli.common evssm.cli.cost evssm.cli.data evssm.cli.deblur evssm.cli.erf evssm.cli.evaluate
+evssm.cli.networks evssm.cli.train
 evssm.cli evssm.__main__
 """.split()
 FILES = sorted([*ROOT.glob("evssm/**/*.py"), *ROOT.glob("analysis/**/*.py")])

@@ -32,6 +32,30 @@ def the_network(name: str, file: str | None, local: bool, untrained: bool, seed:
     return net
 
 
+def trained_network(name: str | None, file: str | None, *, local: bool = False) -> Callable[..., Any]:
+    """The network that a name, a file of weights or both stand for: one's own, or one with weights, never without.
+
+    Without either it is the first bundled one.
+    """
+    from evssm.foreign import own_network
+    from evssm.models import MODELS
+    from evssm.weights import bundled, load
+
+    if name and ":" in name:
+        return own_network(name)
+    overrides: dict[str, Any] = {"local": True} if local else {}
+    if file:
+        return load(file, name=name, **overrides)
+    there = list(bundled())
+    if name is None and not there:
+        raise ValueError("no trained network comes with this installation; give --weights FILE (and --network NAME)")
+    if name in MODELS and name not in there:
+        raise ValueError(
+            f"no trained weights of {name} here; give --weights FILE (bundled: {', '.join(there) or 'none'})"
+        )
+    return load(name or there[0], **overrides)
+
+
 @contextmanager
 def told_in_a_line(name: str, *, own: bool) -> Iterator[None]:
     """Says of a network of the user's own that it failed, and how, whatever it raised."""
