@@ -114,8 +114,10 @@ def _attention(args: tuple[Any, ...], out: Any) -> Counts:
 
 
 def _norm(args: tuple[Any, ...], out: Any) -> Counts:
-    centred = args[5]
-    return {NORMED: out.numel() if centred else 0}
+    """The norm, and the products with matrices that make its gate and follow it."""
+    x, _gate, projection, _weight, _bias, _eps, centred, output = args
+    pixels, matrices = prod(x.shape[:-1]), sum(matrix.numel() for matrix in (projection, output) if matrix is not None)
+    return {NORMED: x.numel() if centred else 0, LINEAR: 2 * pixels * matrices}
 
 
 FORMULAS: dict[Any, Callable[[tuple[Any, ...], Any], Counts]] = {
@@ -154,7 +156,8 @@ def _registered(packet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out:
 class OperationCounter(TorchDispatchMode):
     """While it is entered, adds up what runs: `.counts` by kind, `.unknown` calls by operator.
 
-    A product of a matrix with what follows from `x` counts as linear, of two things that follow from `x` as attention.
+    A product of a matrix with what follows from `x` counts as linear, of two things that follow from `x` as attention,
+    and of two matrices not at all.
     """
 
     def __init__(self, x: Tensor) -> None:
@@ -178,8 +181,10 @@ class OperationCounter(TorchDispatchMode):
         packet, name = operator.overloadpacket, str(operator.overloadpacket)
         if packet in PRODUCTS:
             factors = [arg for arg in args if isinstance(arg, Tensor)]
-            both = all(map(self._follows, factors[-2:]))
-            return {ATTENTION if both else LINEAR: _multiply_adds(PRODUCTS[packet](*factors), out)}
+            follow = sum(map(self._follows, factors[-2:]))
+            if not follow:
+                return {}  # weights made of weights, the same for one image and for a thousand
+            return {ATTENTION if follow == 2 else LINEAR: _multiply_adds(PRODUCTS[packet](*factors), out)}
         if packet in FORMULAS:
             return FORMULAS[packet](_positional(operator, args, kwargs), out)
         if name.startswith("aten._scaled_dot_product"):
