@@ -19,7 +19,7 @@ ORDER = [
     *("evssm.images", "evssm.photographs", "evssm.foreign", "evssm"),
     *("evssm.data", "evssm.data.pairs", "evssm.data.kernels", "evssm.data.shake", "evssm.data.dead_leaves"),
     *("evssm.data.light", "evssm.data.embedded", "evssm.data.video", "evssm.data.defocus"),
-    *("evssm.data.motorcycle",),
+    *("evssm.data.motorcycle", "evssm.data.preview"),
     *("analysis.inputs", "analysis.queries", "analysis.borrow", "analysis.sensitivity", "analysis.stamp"),
     *("analysis.field_statistics", "analysis.bootstrap", "analysis.field", "analysis.erf", "analysis.kept"),
     *("analysis.summary", "analysis.plots", "analysis.panels", "analysis"),
