@@ -1,7 +1,8 @@
 """Defocus and dual-pixel pairs from the motorcycle, the one photograph at hand with its true disparity.
 
 One scene cannot be split by photograph: training uses its left part, testing its right part, and the strip between
-is wider than the blur that reaches into it from both sides. A score here says less than one on held-out scenes.
+is wider than the blur that reaches into it from both sides. A score here says less than one on held-out scenes,
+and nothing of a network that was trained on camera shake too, for that training uses the whole photograph.
 """
 
 from __future__ import annotations
