@@ -118,7 +118,9 @@ def shaken(
     """The crop blurred along the path, and the same crop of the photograph, untouched: (blurred, sharp).
 
     They are aligned, since each point's mean displacement is 0. Averaged in linear light from poses at most one pixel
-    apart. A crop less than `path.reach` away from the border also shows the photograph's reflection there. Raises `ValueError` where the crop does not lie in the photograph.
+    apart. A crop less than `path.reach` away from the border also shows the photograph's reflection there.
+
+    Raises `ValueError` where the crop does not lie in the photograph.
     """
     rows, columns = photo.shape[-2:]
     if not (0 <= top <= top + h <= rows and 0 <= left <= left + w <= columns and h > 0 and w > 0):
