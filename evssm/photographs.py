@@ -49,7 +49,7 @@ MORE_PHOTOGRAPHS: Mapping[str, Photograph] = {
     "hopper": Photograph("grace_hopper.jpg", "Grace Hopper, US Navy", "public domain", "test", "matplotlib"),
     "camera": Photograph("camera.png", "Lav Varshney", "CC0", "validation"),
     "brick": Photograph("brick.png", "CC0Textures, Bricks25", "CC0", "train"),
-    "grass": Photograph("grass.png", "linolafett, DeviantArt, Grass 01", "as scikit-image ships it", "train"),
+    "grass": Photograph("grass.png", "linolafett, DeviantArt, Grass 01", "CC0", "train"),
     "gravel": Photograph("gravel.png", "CC0Textures, Gravel04", "CC0", "train"),
     "coins": Photograph("coins.png", "Brooklyn Museum Collection", "no known copyright restrictions", "train"),
 }

@@ -19,7 +19,7 @@ evssm.provenance evssm.stamp evssm.bootstrap evssm.sidecar evssm.weights evssm.h
 evssm.images evssm.photographs evssm.foreign evssm.metrics
 evssm.ensemble evssm.tiles evssm.memory evssm.inference evssm.align evssm.cautions evssm.ledger evssm
 evssm.data evssm.data.pairs evssm.data.kernels evssm.data.dead_leaves evssm.data.light evssm.data.shake
-evssm.data.embedded evssm.data.video evssm.data.defocus evssm.data.motorcycle
+evssm.data.embedded evssm.data.video evssm.data.defocus evssm.data.motorcycle evssm.data.preview
 evssm.data.pictures evssm.data.lmdb evssm.data.published evssm.data.layouts evssm.data.contents evssm.data.sets
 evssm.data.folders evssm.data.findings evssm.data.name_checks evssm.data.image_checks evssm.data.brightness
 evssm.data.overlap_checks evssm.data.verify

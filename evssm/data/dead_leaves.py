@@ -52,8 +52,11 @@ def leaf_map(
 
     Leaves fall from front to back, so that none is painted that is not seen, until `coverage` of the samples show
     one; leaf 0, in the middle, is the ground. Radii have density r^-3, which makes the picture look alike at every
-    scale, between `smallest` and half the longer side. Raises `ValueError` for a coverage not in [0, 1).
+    scale, between `smallest` and half the longer side. Raises `ValueError` for a coverage not in [0, 1) and for leaves
+    that may fall between the samples, under radius 1.
     """
+    if smallest < 1:
+        raise ValueError(f"leaves of radius {smallest} fall between the samples; give 1 or more")
     if not 0 <= coverage < 1:
         raise ValueError(f"a coverage of {coverage} cannot be reached; give a share from 0 to below 1")
     index, centres = np.zeros((h, w), np.int32), [(h / 2, w / 2)]

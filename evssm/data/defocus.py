@@ -12,6 +12,9 @@ from evssm.data.kernels import splat
 STEP = 0.5
 """Difference in pixels between the blur circles of neighbouring depth layers."""
 
+EDGE = 2.0
+"""Difference in pixels between blur circles that is the edge of an object, not the slope of a surface."""
+
 
 def circles_of_confusion(disparity: np.ndarray, focus: float | int, aperture: float | int) -> np.ndarray:
     """Signed diameter in pixels of each point's blur circle, positive for points nearer than the focus.
@@ -48,25 +51,48 @@ def dual_pixel_views(light: np.ndarray, circles: np.ndarray) -> tuple[np.ndarray
 
     `light` is the sharp view in linear light, `circles` each point's signed blur circle (`circles_of_confusion`).
     Points are sorted into layers of equal blur (`STEP`), which spread their light from near to far; at each pixel a
-    layer takes what coverage the nearer ones left. So sharp foregrounds stay sharp before blurred backgrounds,
-    blurred foregrounds become translucent, and what lies hidden behind them is that which is seen around them. Where
-    the depth is uniform this is the convolution with the kernel. Borders are reflected.
+    layer takes what coverage the nearer ones left. So sharp foregrounds stay sharp before blurred backgrounds, and
+    blurred foregrounds are translucent at their edges. What shows through there but is hidden in the sharp view is
+    made up (`hidden_behind`). Where the depth is uniform this is the convolution with the kernel. Borders are
+    reflected.
+
+    Raises `ValueError` for circles of another size or not finite.
     """
     import cv2
 
     if circles.shape != light.shape[:2] or not np.isfinite(circles).all():
         raise ValueError(f"blur circles {circles.shape} for {light.shape[:2]} pixels: give one finite number for each")
-    layer = np.rint(circles / STEP).astype(int)
+    rows, columns, hidden = hidden_behind(circles)
+    layer, far_layer = (np.rint(x / STEP).astype(int) for x in (circles, circles[rows, columns]))
+    far_light = light[rows, columns]
     colour, free = np.zeros((2, *light.shape), np.float32), np.ones((2, *layer.shape), np.float32)
     for k in np.unique(layer)[::-1]:
-        mask = (layer == k).astype(np.float32)
+        seen = layer == k
+        mask = (seen | (hidden & (far_layer == k))).astype(np.float32)
+        lit = np.where(seen[..., None], light, far_light) * mask[..., None]
         kernels = half_aperture_kernels(float(abs(k) * STEP))[:: 1 if k > 0 else -1]
         for view, kernel in enumerate(kernels):
             # OpenCV correlates: the kernel is turned so that a point becomes the kernel as it stands.
-            spread = cv2.filter2D(np.dstack([light * mask[..., None], mask]), -1, kernel[::-1, ::-1])
-            cover = np.maximum(spread[..., 3], 1e-6)  # nothing, and rounding of the transforms, counts as nothing
-            share = np.where(spread[..., 3] > 1e-5, np.minimum(cover, free[view]) / cover, 0)
+            spread = cv2.filter2D(np.dstack([lit, mask]), -1, kernel[::-1, ::-1], borderType=cv2.BORDER_REFLECT_101)
+            cover = np.maximum(spread[..., 3], 1e-6)
+            share = np.where(cover > 1e-5, np.minimum(cover, free[view]) / cover, 0)  # less is the transform's rounding
             colour[view] += share[..., None] * spread[..., :3]
             free[view] -= share * cover
     left, right = np.maximum(colour, 0) / np.maximum(1 - free, 1e-6)[..., None]
     return left, right
+
+
+def hidden_behind(circles: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows and columns of the points taken to continue behind each pixel, and where there are such: three `h w`.
+
+    A pixel hides something where the largest blur of the picture reaches a point that is farther by more than `EDGE`;
+    what it hides is the nearest point that does not. Elsewhere rows and columns are the pixel's own.
+    """
+    import cv2
+    from scipy.ndimage import distance_transform_edt
+
+    reach = ceil(np.abs(circles).max() / 2)
+    farthest = cv2.erode(circles.astype(np.float32), np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
+    hidden = circles > farthest + EDGE
+    rows, columns = distance_transform_edt(hidden, return_distances=False, return_indices=True)
+    return rows, columns, hidden

@@ -37,7 +37,7 @@ def photograph_light(name: str, scale: float) -> np.ndarray:
     return light
 
 
-@lru_cache(maxsize=LEAF_PICTURES)
+@lru_cache(maxsize=4 * LEAF_PICTURES)
 def leaves_light(seed: int, k: int, side: int) -> np.ndarray:
     """Picture `k` of dead leaves of a seed in linear light, `side side 3` float32, in the training photographs'
     colours; kept, and not to be written to."""

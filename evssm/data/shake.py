@@ -118,7 +118,8 @@ def shaken(
     """The crop blurred along the path, and the same crop of the photograph, untouched: (blurred, sharp).
 
     They are aligned, since each point's mean displacement is 0. Averaged in linear light from poses at most one pixel
-    apart. What the path shows beyond the border is the photograph's reflection: crop `path`'s reach away from it.
+    apart. A crop less than `path.reach` away from the border also shows the photograph's reflection there.
+
     Raises `ValueError` where the crop does not lie in the photograph.
     """
     rows, columns = photo.shape[-2:]

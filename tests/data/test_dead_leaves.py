@@ -58,6 +58,8 @@ def test_the_same_generator_gives_the_same_picture():
     assert 0 <= one.min() <= one.max() <= 1
 
 
-def test_full_coverage_is_refused():
+def test_full_coverage_and_dust_are_refused():
+    with pytest.raises(ValueError, match=r"radius 0\.5"):
+        leaf_map(RNG, 20, 20, smallest=0.5)
     with pytest.raises(ValueError, match="coverage of 1"):
         leaf_map(RNG, 20, 20, smallest=2, coverage=1.0)

@@ -135,6 +135,18 @@ def test_the_test_set_is_the_same_every_time_and_shows_the_files_own_pixels():
     assert len({pair.name for pair in each(test)}) == len(test)
 
 
+def test_the_test_set_is_the_one_that_scores_were_published_on():
+    """Paths as `embedded_test().path(i).drift` and PSNR in dB as first made; a change of either needs a new name."""
+    test = embedded_test()
+    assert test.items[0] == ("coffee", 6, 0)
+    assert_close(test.path(0).drift, np.array([1.3011255820900587, 2.9678756185138826, 0.0035879054443386117]))
+    assert_close(test.path(11).drift, np.array([25.750528286728873, -10.44647250166942, 0.02108501994225463]))
+    assert test.around == {"coffee": 27, "chelsea": 26, "hopper": 28}
+    for i, decibels in ((0, 25.334), (6, 23.972)):
+        mean_square = (test[i].blurred.double() - test[i].sharp).square().mean().item()
+        assert_close(-10 * np.log10(mean_square), decibels, rtol=0, atol=0.01)
+
+
 def test_a_larger_extent_is_a_larger_blur_along_the_same_path():
     test = embedded_test(extents=(4, 8, 16))
     errors = [(pair.blurred - pair.sharp).square().mean().item() for pair in each(test)]
