@@ -84,10 +84,7 @@ ABLATIONS: dict[str, Ablation] = {
             "11",
             "Kernel of the convolution on the SSM parameters (supplement, Table 11)",
             (
-                *(
-                    Method(f"{k} x {k}", f"evssm-k{k}-compact", f"{k}x{k}", paper=f"evssm-k{k}")
-                    for k in (3, 5, 7, 9)
-                ),
+                *(Method(f"{k} x {k}", f"evssm-k{k}-compact", f"{k}x{k}", paper=f"evssm-k{k}") for k in (3, 5, 7, 9)),
                 Method("1-D, 7 (released code)", "evssm-compact", paper="evssm"),
             ),
             (("5 x 5", "3 x 3"), ("7 x 7", "5 x 5")),

@@ -13,10 +13,11 @@ from typing import NamedTuple, no_type_check
 
 import torch
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from evssm.compiled import compiled
 from evssm.scan_numba import (
     FORMAT,
     LOG2E,
@@ -200,7 +201,7 @@ def store_part(typing, address, lanes, count):
     return types.void(types.int64, lanes, types.int64), emit
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def load_lanes(address, count, one):
     """`load_part`, without a mask where `count` fills a vector: what was just stored whole then needs no way back."""
@@ -209,7 +210,7 @@ def load_lanes(address, count, one):
     return load_part(address, count, one)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def store_lanes(address, lanes, count, one):
     """`store_part`, without a mask where `count` fills a vector."""
@@ -243,7 +244,7 @@ class Size(NamedTuple):
     strip: int  # rows
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def row_of(maps, picture, y, channel, one):
     """The address of the first pixel of a row, from `channel` on."""
@@ -262,7 +263,7 @@ class Matrix(NamedTuple):
     column: int
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def multiply_tile(rows, vectors, sums, steps, a, b, start, c, inside, one):
     """c = start + a b for a few rows of c, and as many columns as some lane vectors have, in registers.
@@ -297,14 +298,14 @@ def multiply_tile(rows, vectors, sums, steps, a, b, start, c, inside, one):
                 store_part(at, take(total, r * len(vectors) + v, one), inside)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def below(matrix, rows):
     """`matrix` from a later row on; no matrix stays none."""
     return Matrix(matrix.first + rows * matrix.row if matrix.first else 0, matrix.row, matrix.column)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def multiply_columns(rows, vectors, sums, height, steps, a, b, start, c, inside, one):
     """c = start + a b for all rows of c, and as many columns as some lane vectors have."""
@@ -315,7 +316,7 @@ def multiply_columns(rows, vectors, sums, height, steps, a, b, start, c, inside,
         multiply_tile((0,), vectors, vectors, steps, below(a, r), b, below(start, r), below(c, r), inside, one)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def multiply(height, columns, steps, a, b, start, c, one):
     """c = start + a b. Up to 24 lane vectors of c are in registers at a time."""
@@ -336,7 +337,7 @@ def multiply(height, columns, steps, a, b, start, c, one):
         column += vectors * lanes
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def linear_tasks(one, tasks, pixels, inputs, outputs, x, weight, start, y):
     """Some tasks' pixels times the weight `inputs outputs`."""
@@ -346,7 +347,7 @@ def linear_tasks(one, tasks, pixels, inputs, outputs, x, weight, start, y):
         multiply(count, outputs, inputs, below(x, first), weight, below(start, first), below(y, first), one)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def correlation_tasks(one, tasks, pixels, inputs, outputs, x, dy, dweight):
     """By task, the gradient of the weight `outputs inputs`: its pixels' products of dy and x."""
@@ -375,14 +376,14 @@ class Kernel(NamedTuple):
     line: int  # bytes of a line
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def line_of(ring, y, kernel):
     """The line of row y, from the zeros on that the leftmost column of the kernel sees first."""
     return ring + (y + kernel.rows) % kernel.rows * kernel.line
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def bring(line, source, pixel, w, inside, one):
     """One row of a map into a line."""
@@ -394,7 +395,7 @@ def bring(line, source, pixel, w, inside, one):
             store(line + x * VECTOR, load_part(source + x * pixel, inside, one))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def add_products(columns, run, line, taps, w, total, one):
     """One row of the kernel: to each pixel of `total`, the taps times the pixels of the line from there on."""
@@ -412,7 +413,7 @@ def add_products(columns, run, line, taps, w, total, one):
             store(total + (x + i) * VECTOR, take(sums, i, one))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def add_correlations(columns, run, pairs, line, grad, w, total, one):
     """One row of the kernel's gradient: to tap k, the sum over pixels of `grad` times the line's pixel k further on."""
@@ -430,7 +431,7 @@ def add_correlations(columns, run, pairs, line, grad, w, total, one):
             store(total + k * VECTOR, add(take(sums, k * len(run) + i, one), load(total + k * VECTOR, one)))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def convolve(columns, run, ring, y, taps, w, total, kernel, one):
     """The line of results for row y from the ring of rows around it."""
@@ -442,7 +443,7 @@ def convolve(columns, run, ring, y, taps, w, total, kernel, one):
         add_products(columns, run, line, taps + i * len(columns) * VECTOR, w, total, one)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def activate(then, first, second, w, one):
     """What follows the convolution, in place of its first line."""
@@ -455,7 +456,7 @@ def activate(then, first, second, w, one):
         store(first + x * VECTOR, value)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def activate_back(then, first, second, asked, w, grad_first, grad_second, one):
     """The gradients of the convolution's lines from that of the activated line, which takes the place of the first."""
@@ -471,7 +472,7 @@ def activate_back(then, first, second, asked, w, grad_first, grad_second, one):
         store(first + x * VECTOR, mul(activated, factor))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def load_taps(table, channel, channels, inside, taps, count, one):
     """The taps of one lane vector of channels, from a table with one tap of all channels per row, the bias last."""
@@ -479,7 +480,7 @@ def load_taps(table, channel, channels, inside, taps, count, one):
         store(taps + k * VECTOR, load_part(table + (k * channels + channel) * width(one), inside, one))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def turn(taps, turned, count, one):
     """The kernel turned by half a turn, without its bias."""
@@ -488,7 +489,7 @@ def turn(taps, turned, count, one):
     store(turned + (count - 1) * VECTOR, fill(0.0, one))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def add_table(columns, run, pairs, ring, y, grad, w, sums, kernel, one):
     """What row y adds to the gradient of the table: all taps, and the bias last."""
@@ -516,7 +517,7 @@ class End(NamedTuple):
     turned: int
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def bring_row(ring, y, source, picture, channel, size, inside, kernel, one):
     """Row y of the maps to convolve into the ring; zeros where there is no such row."""
@@ -532,7 +533,7 @@ def bring_row(ring, y, source, picture, channel, size, inside, kernel, one):
         bring(line, row_of(maps, picture, y, channel, one), maps.pixel, size.w, inside, one)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def give_row(line, y, source, dx, first, dweight, weights, picture, channel, size, inside, one):
     """What a line of gradients means for row y of dx, whose `first` part replaces what was there, and for dweight."""
@@ -552,7 +553,7 @@ def give_row(line, y, source, dx, first, dweight, weights, picture, channel, siz
             store_part(target + x * dx.pixel, load(line + x * VECTOR, one), inside)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def finish_row(line, y, sink, picture, channel, size, inside, one):
     """An activated line to row y of the output, or its product with the matrix added to it."""
@@ -568,7 +569,7 @@ def finish_row(line, y, sink, picture, channel, size, inside, one):
             store_part(target + x * maps.pixel, load(line + x * VECTOR, one), inside)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def ask_row(line, y, sink, picture, channel, size, inside, one):
     """The gradient of an activated line from row y of the output's."""
@@ -582,7 +583,7 @@ def ask_row(line, y, sink, picture, channel, size, inside, one):
         bring(line, row_of(maps, picture, y, channel, one), maps.pixel, size.w, inside, one)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def add_to_output(line, y, sink, doutput, picture, channel, size, inside, one):
     """What an activated line adds to the gradient of the matrix after it."""
@@ -601,7 +602,7 @@ class Strip(NamedTuple):
     bottom: int
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def strip_of(task, size):
     """The strip that a task stands for."""
@@ -619,7 +620,7 @@ class Tile(NamedTuple):
     ring: int
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def tile_of(number, half, halves, size, count, kernel, taps, rings, one):
     """Tile `number` of a half; both halves' tiles of a number lie side by side."""
@@ -629,7 +630,7 @@ def tile_of(number, half, halves, size, count, kernel, taps, rings, one):
     return Tile(half * size.channels + number * lanes, inside, taps + at * count * VECTOR, ring)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def depthwise_tasks(columns, run, one, tasks, then, size, kernel, source, table, sink, scratch):
     """The rows of the output that some tasks stand for, all channels of a row after each other."""
@@ -656,7 +657,7 @@ def depthwise_tasks(columns, run, one, tasks, then, size, kernel, source, table,
                     finish_row(totals, row, sink, picture, number * lanes, size, inside, one)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def store_table(task, tiles, halves, size, count, kernel, sums, dtable, one):
     """One task's gradient of the table, from lane vectors to where it belongs."""
@@ -668,7 +669,7 @@ def store_table(task, tiles, halves, size, count, kernel, sums, dtable, one):
                 store_part(dtable + place * width(one), load(tile.taps + k * VECTOR, one), tile.inside)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def depthwise_back_tasks(
     columns, run, pairs, one, tasks, then, weights, size, kernel, source, table, sink, dx, dtable, dweight, doutput,
@@ -744,7 +745,7 @@ class Norm(NamedTuple):
     eps: float
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def load_statistics(norm, x, pixel, count, means, scales, sums, one):
     """The mean of each pixel's channels (zero unless it is subtracted), and one over their standard deviation."""
@@ -768,14 +769,14 @@ def load_statistics(norm, x, pixel, count, means, scales, sums, one):
     store(scales, inverse_root(madd(fold(sums, one), share, fill(norm.eps, one))))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def pixels_of(maps, first, one):
     """The pixels of maps from `first` on, one per row; no maps stay none."""
     return Matrix(maps.first + first * maps.pixel if maps.first else 0, maps.pixel, width(one))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def bring_gates(gate, first, count, room, one):
     """Some pixels' gates: as the maps hold them, or their products with the matrix, in `room`."""
@@ -787,7 +788,7 @@ def bring_gates(gate, first, count, room, one):
     return found
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def norm_tasks(one, tasks, norm, pixels, x, gate, weight, bias, sink, scratch):
     """The normalised pixels of some tasks, times the GELU of the gate where there is one, times a matrix if given."""
@@ -819,7 +820,7 @@ def norm_tasks(one, tasks, norm, pixels, x, gate, weight, bias, sink, scratch):
             multiply(herd, sink.outputs, sink.inputs, values, right, none, target, one)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def through_gate(norm, x, gate, asked, dgate, wanted, activated, mean, scale, weight, bias, one):
     """One pixel's gradients of the gate and, into `wanted`, of the norm's output, from `asked`, that of the product.
@@ -841,7 +842,7 @@ def through_gate(norm, x, gate, asked, dgate, wanted, activated, mean, scale, we
             store_lanes(activated + at, mul(value, opened), inside, one)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def through_norm(norm, x, pixel, count, wanted, weight, dx, step, table, means, scales, sums, others, one):
     """The gradients of a few pixels from `wanted`, those of the norm's output; added to `table`: of weight and bias."""
@@ -874,7 +875,7 @@ def through_norm(norm, x, pixel, count, wanted, weight, dx, step, table, means, 
             store_lanes(dx + i * step + at, mul(grad, scale), inside, one)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def norm_back_tasks(
     one, tasks, norm, pixels, weights, x, gate, weight, bias, sink, dx, dgate, dtable, dprojection, doutput, scratch
@@ -943,7 +944,7 @@ def norm_back_tasks(
 # --- gains for the frequencies of patches -----------------------------------------------------------------------------
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def hartley(at, stride, one):
     """Eight lane vectors by their discrete Hartley transform, sum_n x[n] (cos + sin)(2 pi k n / 8)."""
@@ -967,7 +968,7 @@ def hartley(at, stride, one):
     store(at + 7 * stride, sub(even3, odd3))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def spectrum(patch, one):
     """An 8 x 8 patch of lane vectors by its two-dimensional Hartley transform; done twice it gives 64 times the patch.
@@ -991,14 +992,14 @@ def spectrum(patch, one):
             store(up + (8 - j) * VECTOR, sub(half, a))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def bring_patch(patch, maps, corner, inside, one):
     for i in range(8):
         bring(patch + 8 * i * VECTOR, corner + i * maps.row, maps.pixel, 8, inside, one)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def filter_tasks(one, tasks, size, x, gain, y, scratch):
     """Some tasks' rows of patches, their spectra multiplied by the gain `64 c`, which includes the factor 1 / 64."""
@@ -1020,7 +1021,7 @@ def filter_tasks(one, tasks, size, x, gain, y, scratch):
                     store_part(target + i * y.row + j * y.pixel, load(scratch + k * VECTOR, one), inside)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def gain_tasks(one, tasks, size, x, dy, dgain, scratch):
     """What some tasks, rows of patches, add to the gradient of the gain: products of the spectra of x and dy."""

@@ -22,9 +22,11 @@ from typing import NamedTuple, no_type_check
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils, config
 from numba.extending import intrinsic, models, register_model
+
+from evssm.compiled import compiled
 
 if config.DISABLE_JIT:  # type: ignore[attr-defined]
     raise ImportError("numba's compiler is switched off by NUMBA_DISABLE_JIT")
@@ -426,15 +428,6 @@ def fold(typing, address, like):
         return _folded(builder, rows)
 
     return Lanes(like)(types.int64, like), emit
-
-
-@no_type_check
-def compiled(function):
-    """`function` for numba to compile when first called, kept on disk for the next process where that is possible."""
-    try:
-        return njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written to
-        return njit(nogil=True)(function)
 
 
 # --- one chunk of one tile --------------------------------------------------------------------------------------------

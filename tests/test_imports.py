@@ -9,8 +9,8 @@ ROOT = Path(__file__).parent.parent
 
 ORDER = """
 evssm.shapes evssm.geometry
-evssm.scan_definition evssm.scan_torch evssm.scan_numba evssm.scan evssm.ssd
-evssm.fused_numba evssm.fused evssm.layers evssm.scan_selected evssm.spectral evssm.windows
+evssm.scan_definition evssm.scan_torch evssm.compiled evssm.scan_numba evssm.scan evssm.ssd
+evssm.fused_numba evssm.enlarge_numba evssm.fused evssm.enlarge evssm.layers evssm.scan_selected evssm.spectral evssm.windows
 evssm.mixer evssm.mamba2
 evssm.models.stages evssm.models.description evssm.naming
 evssm.models.evssm evssm.models.nafnet evssm.models.mimo_unet
@@ -31,7 +31,7 @@ analysis.inputs analysis.queries analysis.borrow analysis.sensitivity
 analysis.field_statistics analysis.field analysis.verdicts analysis.field_table analysis.erf
 analysis.kept
 analysis.summary analysis.plots analysis.panels
-analysis.operations analysis.costs analysis.timing
+analysis.operations analysis.costs analysis.timing analysis.ablations analysis.ablation_table
 analysis
 evssm.cli.app evssm.cli.common evssm.cli.cost evssm.cli.data evssm.cli.deblur evssm.cli.erf evssm.cli.evaluate
 evssm.cli.networks evssm.cli.train
