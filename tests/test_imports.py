@@ -10,7 +10,8 @@ ROOT = Path(__file__).parent.parent
 ORDER = """
 evssm.shapes evssm.geometry
 evssm.scan_definition evssm.scan_torch evssm.compiled evssm.scan_numba evssm.scan evssm.ssd
-evssm.fused_numba evssm.enlarge_numba evssm.fused evssm.enlarge evssm.layers evssm.scan_selected evssm.spectral evssm.windows
+evssm.fused_numba evssm.enlarge_numba evssm.fused evssm.enlarge evssm.layers evssm.scan_selected
+evssm.spectral evssm.windows
 evssm.mixer evssm.mamba2
 evssm.models.stages evssm.models.description evssm.naming
 evssm.models.evssm evssm.models.nafnet evssm.models.mimo_unet

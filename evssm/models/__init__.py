@@ -116,23 +116,28 @@ _BASELINES: dict[str, Model] = {
 _SMALL_MAMBA2 = partial(Mamba2, state=16, head=16, expand=2)
 
 _COMPACT: dict[str, dict[str, Any]] = {
-    "evssm": {"width": 16, "depths": (2, 2, 2)},
-    "evssm-four-direction": {"width": 16, "depths": (1, 1, 2)},  # a block with four scans costs more: fewer of them
-    "evssm2": {"width": 16, "depths": (2, 2, 2), "mixer": _SMALL_MAMBA2},
-    "evssm2-no-geot": {"width": 16, "depths": (2, 2, 2), "mixer": _SMALL_MAMBA2},
-    "nafnet": {"width": 8, "encoder_depths": (12, 8, 4, 4), "decoder_depths": (1, 1, 8, 12)},
+    "evssm": {"width": 16, "depths": (2, 2, 2), "ffn_expansion": 2},
+    "evssm-four-direction": {
+        "width": 16,
+        "depths": (1, 1, 2),
+        "ffn_expansion": 2,
+    },  # four scans cost more: fewer blocks
+    "evssm-k9": {"width": 16, "depths": (2, 2, 2), "ffn_expansion": 1.75},  # ... and so do 81 taps
+    "evssm2": {"width": 16, "depths": (2, 2, 2), "ffn_expansion": 2, "mixer": _SMALL_MAMBA2},
+    "evssm2-no-geot": {"width": 16, "depths": (2, 2, 2), "ffn_expansion": 2, "mixer": _SMALL_MAMBA2},
+    "nafnet": {"width": 8, "encoder_depths": (12, 8, 4, 2), "decoder_depths": (1, 1, 8, 12)},
     "nafnet-32": {"width": 6, "encoder_depths": (1, 1, 1, 6)},
     "mimo-unet": {"width": 10, "residual_blocks": 4},
-    "mimo-unet-plus": {"width": 8, "residual_blocks": 9},
-    "restormer": {"width": 12, "depths": (1, 1, 1, 1), "refinement": 4},
-    "restormer-dual-pixel": {"width": 12, "depths": (1, 1, 1, 1), "refinement": 4},
-    "fftformer": {"width": 16, "depths": (1, 1, 2), "refinement": 1},
-    "stripformer": {"widths": (16, 32, 80), "decoder_width": 48, "trunk": 3, "decoder": 2, "head": 8},
+    "mimo-unet-plus": {"width": 8, "residual_blocks": 7},
+    "restormer": {"width": 10, "depths": (1, 2, 1, 1), "refinement": 4},
+    "restormer-dual-pixel": {"width": 10, "depths": (1, 2, 1, 1), "refinement": 4},
+    "fftformer": {"width": 14, "depths": (1, 2, 2), "refinement": 1, "ffn_expansion": 2.5},
+    "stripformer": {"widths": (12, 32, 80), "decoder_width": 32, "trunk": 3, "decoder": 1, "head": 8},
 }
 """What the small versions have otherwise. Inside an ablation of EVSSM, parameters and operations are within 10 % of
 each other. The baselines' parameters and their multiply-adds in convolutions and linear layers are within 10 % of
-EVSSM's, but for NAFNet: five levels at half a million parameters leave it with 106 M multiply-adds at 64 x 64 where
-EVSSM has 293 M, although most blocks were moved to the upper levels."""
+EVSSM's, but for NAFNet: five levels at 0.4 million parameters leave it with half the multiply-adds, although most
+blocks were moved to the upper levels."""
 
 
 def _evssm_models() -> dict[str, Model]:

@@ -66,7 +66,7 @@ RECIPES: dict[str, TrainConfig] = {
     "paper": TrainConfig(),
     "paper-second-stage": TrainConfig(crop=256, batch=16),
     "compact": TrainConfig(
-        steps=2_000,
+        steps=1_000,
         batch=8,
         crop=64,
         rate=1e-3,

@@ -44,10 +44,10 @@ def test_a_baseline_has_evssms_parameters_and_multiply_adds_within_ten_percent(n
     assert baseline.conv_linear_macs == pytest.approx(ours.conv_linear_macs, rel=0.1)
 
 
-def test_nafnet_has_evssms_parameters_and_a_third_of_its_multiply_adds():
+def test_nafnet_has_evssms_parameters_and_half_of_its_multiply_adds():
     nafnet, ours = compact("nafnet"), compact("evssm")
     assert nafnet.parameters == pytest.approx(ours.parameters, rel=0.1)
-    assert 0.3 < nafnet.conv_linear_macs / ours.conv_linear_macs < 0.4
+    assert 0.4 < nafnet.conv_linear_macs / ours.conv_linear_macs < 0.6
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name.endswith("-compact")])
