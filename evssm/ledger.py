@@ -36,6 +36,8 @@ class Ledger:
                     f"{self.path} holds results made otherwise ({', '.join(differing)} differ); "
                     "name another place for these, or remove it"
                 )
+            if any(tuple(row) != self.columns for row in self.rows):
+                raise ValueError(f"{self.path} has the columns of another version; name another place for these")
         text = "".join(f"{_MARK}{line}\n" for line in (*lines, json.dumps(self.header, sort_keys=True)))
         with written_whole(self.path) as part:
             part.write_text(text + "".join(map(self._line, [self.columns, *map(self._cells, self.rows)])), "utf-8")

@@ -101,6 +101,7 @@ class Scores:
         return {
             "network": self.label,
             "images": len(self.rows),
+            "not_aligned": sum(row.note.startswith("not aligned") for row in self.rows),
             "scored": len(self._scored("psnr")),
             "mean": {c: value if isfinite(value) else None for c, value in means.items()},
             "interval_95": {c: _or_none(self.interval(c)) for c in ("psnr", "ssim", "gain")},

@@ -168,6 +168,7 @@ def test_a_pair_that_cannot_be_aligned_is_a_row_and_counted(tmp_path):
     assert isnan(flat.psnr)
     assert flat.note.startswith("not aligned: ")
     assert scores.mean() == good.psnr
+    assert scores.summary()["not_aligned"] == 1
     assert any("1 of 2 images without a score, flat" in line for line in scores.cautions)
     assert repr(Scores.load(tmp_path / "s.csv").rows) == repr(scores.rows)  # NaN is not equal to itself
 
