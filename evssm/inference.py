@@ -127,8 +127,10 @@ def memory_report(net: Callable[..., Any], inference: Inference, h: int, w: int,
         return f"{error}; {in_words(free)} free"
     found = f"{in_words(need)} of tensors at {rows} x {columns} pixels (counted without running), {in_words(free)} free"
     if need > free:
-        edge = max(64, int((rows * columns * free / (2 * need)) ** 0.5) // 32 * 32)
-        raise ValueError(f"not enough memory: {found}; try --tile {edge} --overlap {min(inference.overlap, edge // 4)}")
+        room = max(0, free - (BYTES_TILED + BYTES_TURNED * (inference.ensemble != "none")) * h * w)
+        edge = int((room * rows * columns / (1.2 * need)) ** 0.5) // 32 * 32
+        tiles = f"try --tile {edge} --overlap {min(inference.overlap, edge // 4)}"
+        raise ValueError(f"not enough memory: {found}; {tiles if edge >= 64 else 'cut the image into parts'}")
     if SLACK * need > free:
         found += f"; a process may take {SLACK} times that, which is too much: consider --tile"
     return found

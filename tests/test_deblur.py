@@ -40,7 +40,7 @@ class Negative:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Counting memory takes a second and has tests of its own."""
-    monkeypatch.setattr(evssm.inference, "estimate_memory", lambda net, h, w, channels=3: 12 * h * w)
+    monkeypatch.setattr(evssm.inference, "estimate_memory", lambda net, h, w, channels=3: 1200 * h * w)
 
 
 # --- places -----------------------------------------------------------------------------------------------------------
@@ -176,11 +176,11 @@ def test_what_fails_is_told_and_the_others_go_on(tmp_path):
 
 def test_an_image_too_large_for_the_memory_is_a_failure_with_advice(tmp_path, monkeypatch):
     photo(tmp_path / "a.png", (100, 100))
-    monkeypatch.setattr(evssm.inference, "available_memory", lambda device: 12 * 9000)
+    monkeypatch.setattr(evssm.inference, "available_memory", lambda device: 1200 * 9000)
     jobs, ledger = plan(tmp_path / "a.png", tmp_path / "b.png")
     _, (failure,) = deblur(Negative(), jobs, ledger)
     assert failure.endswith("try --tile 64 --overlap 16")
-    monkeypatch.setattr(evssm.inference, "available_memory", lambda device: 12 * 64 * 64 + 56 * 100 * 100)
+    monkeypatch.setattr(evssm.inference, "available_memory", lambda device: 1200 * 64 * 64 + 56 * 100 * 100)
     made, failures = deblur(Negative(), jobs, ledger, inference=Inference(tile=64, overlap=16), overwrite=True)
     assert (len(made), failures) == (1, [])
 

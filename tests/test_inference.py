@@ -138,12 +138,15 @@ def test_too_large_an_image_is_refused_with_a_tile_that_fits(monkeypatch):
     assert "consider" not in memory_report(net, Inference(), 512, 512)
     monkeypatch.setattr(evssm.inference, "available_memory", lambda device: 1.1 * need)
     assert "consider --tile" in memory_report(net, Inference(), 512, 512)
-    monkeypatch.setattr(evssm.inference, "available_memory", lambda device: need / 3)
+    monkeypatch.setattr(evssm.inference, "available_memory", lambda device: need / 2)
     with pytest.raises(ValueError, match="try --tile") as refused:
         memory_report(net, Inference(), 512, 512)
     *_, tile, _, overlap = str(refused.value).split()
     advised = Inference(int(tile), int(overlap))
     assert f"at {tile} x {tile} pixels" in memory_report(net, advised, 512, 512)
+    monkeypatch.setattr(evssm.inference, "available_memory", lambda device: need / 20)
+    with pytest.raises(ValueError, match="cut the image into parts"):
+        memory_report(net, Inference(), 512, 512)
 
 
 @pytest.mark.parametrize("inference", [Inference(64, 16), Inference(ensemble="x4"), Inference(64, 16, "x4")], ids=str)
