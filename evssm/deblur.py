@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from analysis.stamp import network_stamp
 from evssm.images import SUFFIXES, demand_format, read_image, write_image
-from evssm.inference import Health, Inference, memory_report
+from evssm.inference import Health, Inference, demand_views, memory_report
 from evssm.ledger import Ledger, read_ledger
 from evssm.provenance import file_sha256
 
@@ -98,13 +98,14 @@ def deblur(
     go on. `progress` counts the images, or the tiles of a single one; `say` is told the memory that a size takes
     before it runs, and what is wrong with an output.
 
-    Raises `ValueError` for untrained weights, for a ledger of another network or use, for results that are there but
-    in no ledger unless `overwrite`, and for formats without so many bits.
+    Raises `ValueError` for untrained weights, for a network that takes two views, for a ledger of another network or
+    use, for results that are there but in no ledger unless `overwrite`, and for formats without so many bits.
     """
     inference, say = inference or Inference(), say or (lambda line: None)
     stamp = network_stamp(net)
     if stamp["trained"] is False:
         raise ValueError(f"{stamp['network']} has no trained weights; random ones deblur nothing")
+    demand_views(net, 3)
     for job in jobs:
         demand_format(job.result, bits)
     header = {**stamp, "inference": asdict(inference), "bits": bits}

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from evssm.ensemble import ENSEMBLES, self_ensemble
 from evssm.memory import SLACK, UncountableError, available_memory, estimate_memory, in_words
+from evssm.models import MODELS
+from evssm.models.description import Recipe
 from evssm.shapes import Image, Map
 from evssm.tiles import spans, tiled, tiles_of
 
@@ -102,6 +104,19 @@ class Health:
         found = [f"{self.not_finite} values are not finite"] if self.not_finite else []
         found += [f"{self.overshoot:.2%} of the values lie beyond [0, 1] by more than 0.1"] if self.overshoot else []
         return "; ".join(found)
+
+
+def demand_views(net: Callable[..., Any], channels: int) -> None:
+    """`ValueError` where a network of `MODELS` takes two views of a dual-pixel sensor and gets one, or the reverse."""
+    recipe = getattr(net, "recipe", None)
+    if not isinstance(recipe, Recipe):
+        return
+    arguments = {**MODELS[recipe.name].arguments, **recipe.overrides}
+    takes = 6 if arguments.get("dual_pixel") else 3
+    if channels != takes:
+        raise ValueError(
+            f"{recipe.name} takes images of {takes} channels, not {channels}; choose the other data or mode"
+        )
 
 
 def needed_memory(net: Callable[..., Any], inference: Inference, h: int, w: int, *, channels: int = 3) -> int:
