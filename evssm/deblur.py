@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from analysis.stamp import network_stamp
 from evssm.images import SUFFIXES, demand_format, read_image, write_image
@@ -152,8 +152,7 @@ def _restored(
     net: Callable[..., Any], x: Tensor, inference: Inference, progress: Callable[[int, int], None] | None
 ) -> tuple[Tensor, Health]:
     """What the network makes of an image `3 h w`, and what is wrong with it."""
-    first = next(net.parameters(), None) if isinstance(net, nn.Module) else None
-    y = inference(net, x[None] if first is None else x[None].to(first.device, first.dtype), progress=progress)[0]
+    y = inference(net, x[None], progress=progress)[0]
     if y.shape != x.shape:
         raise ValueError(f"the network makes {tuple(y.shape)} of {tuple(x.shape)}")
     return y, Health.of(y)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from analysis.stamp import network_stamp
 from evssm.align import AlignmentError, align
@@ -137,10 +137,8 @@ def _row(
     protocol: Protocol,
     inference: Inference,
 ) -> Row:
-    first = next(net.parameters(), None) if isinstance(net, nn.Module) else None
-    x = blurred[None] if first is None else blurred[None].to(first.device, first.dtype)
     started = time.process_time()
-    restored = inference(net, x)[0]
+    restored = inference(net, blurred[None])[0]
     seconds = time.process_time() - started
     if restored.shape != sharp.shape:
         raise ValueError(f"the network makes {tuple(restored.shape)} of {name}, where {tuple(sharp.shape)} is sharp")

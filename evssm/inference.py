@@ -44,10 +44,13 @@ class Inference:
             spans(1, self.tile, self.overlap)  # for what it says of sizes that do not go together
 
     def __call__(self, net: Callable[..., Any], x: Image, *, progress: Callable[[int, int], None] | None = None) -> Map:
-        """The restored images, without gradients, in the network's evaluation mode, which is put back.
+        """The restored images, without gradients, in the network's evaluation mode, which is put back, and on the
+        device and in the type of its weights.
 
         `progress` counts the tiles of all positions.
         """
+        first = _weight(net)
+        x = x if first is None else x.to(first.device, first.dtype)
         training = [m for m in net.modules() if m.training] if isinstance(net, nn.Module) else []
         positions, all_positions = count(), len(ENSEMBLES[self.ensemble])
 
@@ -134,7 +137,7 @@ def memory_report(net: Callable[..., Any], inference: Inference, h: int, w: int,
     is none of these: the words then say why.
     """
     rows, columns = _largest_tile(inference, h, w)
-    first = next(net.parameters(), None) if isinstance(net, nn.Module) else None
+    first = _weight(net)
     free = available_memory("cpu" if first is None else first.device)
     try:
         need = needed_memory(net, inference, h, w, channels=channels)
@@ -149,6 +152,10 @@ def memory_report(net: Callable[..., Any], inference: Inference, h: int, w: int,
     if SLACK * need > free:
         found += f"; a process may take {SLACK} times that, which is too much: consider --tile"
     return found
+
+
+def _weight(net: Callable[..., Any]) -> Tensor | None:
+    return next(net.parameters(), None) if isinstance(net, nn.Module) else None
 
 
 def _largest_tile(inference: Inference, h: int, w: int) -> tuple[int, int]:

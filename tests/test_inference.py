@@ -41,6 +41,10 @@ def test_a_network_runs_in_evaluation_mode_and_gets_its_own_back():
     assert [module.training for module in net.modules()] == before
 
 
+def test_images_take_the_type_of_the_weights():
+    assert Inference()(nn.Conv2d(3, 3, 1, dtype=torch.float64), torch.rand(1, 3, 16, 16)).dtype == torch.float64
+
+
 def test_the_cost_is_what_the_network_sees():
     for inference in (Inference(), Inference(ensemble="x4"), Inference(48, 16, "x8"), Inference(48, 40)):
         seen = []
