@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from evssm.images import SUFFIXES, demand_format, read_image, write_image
-from evssm.inference import Health, Inference, memory_report
+from evssm.inference import Health, Inference, demand_views, memory_report
 from evssm.ledger import Ledger, read_ledger
 from evssm.provenance import file_sha256
 from evssm.stamp import network_stamp
@@ -50,27 +50,33 @@ def plan(source: Path, out: Path, *, suffix: str = ".png") -> tuple[list[Job], P
         else:
             name = source.stem + suffix
             jobs, ledger = [Job(source, out / name, name)], out / LEDGER
-    elif out.suffix.lower() in SUFFIXES or out.is_file():
-        raise ValueError(f"{source} is a folder and {out} names a file; give a folder for the results")
     else:
-        below = sorted(path for path in source.rglob("*") if path.suffix.lower() in READ and path.is_file())
-        home = out.resolve()
-        below = [path for path in below if home == source.resolve() or not path.resolve().is_relative_to(home)]
-        if not below:
-            raise ValueError(f"no image in {source}; known suffixes are {', '.join(READ)}")
-        places = [path.relative_to(source) for path in below]
-        times = Counter(place.with_suffix(suffix) for place in places)
-        names = [
-            place.with_suffix(suffix) if times[place.with_suffix(suffix)] == 1 else place.with_name(place.name + suffix)
-            for place in places
-        ]
-        jobs = [Job(path, out / name, name.as_posix()) for path, name in zip(below, names, strict=True)]
-        ledger = out / LEDGER
+        if out.suffix.lower() in SUFFIXES or out.is_file():
+            raise ValueError(f"{source} is a folder and {out} names a file; give a folder for the results")
+        places = _places(source, out, suffix)
+        jobs, ledger = [Job(path, out / name, name.as_posix()) for path, name in places.items()], out / LEDGER
     sources = {job.source.resolve() for job in jobs}
     for job in jobs:
         if job.result.resolve() in sources:
             raise ValueError(f"{job.result} would take the place of a blurred image; give another folder")
     return jobs, ledger
+
+
+def _places(source: Path, out: Path, suffix: str) -> dict[Path, Path]:
+    """Each image below `source`, and where below `out` its result goes."""
+    home, origin = out.resolve(), source.resolve()
+    apart = home != origin and home.is_relative_to(origin)  # then what lies in `out` can be told from the rest
+    below = sorted(path for path in source.rglob("*") if path.suffix.lower() in READ and path.is_file())
+    below = [path for path in below if not (apart and path.resolve().is_relative_to(home))]
+    if not below:
+        raise ValueError(f"no image in {source}; known suffixes are {', '.join(READ)}")
+    names = [path.relative_to(source) for path in below]
+    times = Counter(name.with_suffix(suffix) for name in names)
+    for i, name in enumerate(names):
+        names[i] = name.with_suffix(suffix) if times[name.with_suffix(suffix)] == 1 else Path(f"{name}{suffix}")
+        if not apart and (out / names[i]).resolve().is_relative_to(origin):
+            raise ValueError(f"{out / names[i]} would lie among the blurred images; give a folder of its own")
+    return dict(zip(below, names, strict=True))
 
 
 def deblur(
@@ -89,15 +95,17 @@ def deblur(
     Every finished image has a row in the ledger (`COLUMNS`), under a header that names network, weights and how they
     were used. A result that has one, made of the same file, is not made again. An image that cannot be read, does not
     fit into the memory, or of which the network makes values that are not finite, is told in a line, and the others
-    go on. `say` is told the memory that a size takes before it runs, and what is wrong with an output.
+    go on. `progress` counts the images, or the tiles of a single one; `say` is told the memory that a size takes
+    before it runs, and what is wrong with an output.
 
-    Raises `ValueError` for untrained weights, for a ledger of another network or use, for results that are there but
-    in no ledger unless `overwrite`, and for formats without so many bits.
+    Raises `ValueError` for untrained weights, for a network that takes two views, for a ledger of another network or
+    use, for results that are there but in no ledger unless `overwrite`, and for formats without so many bits.
     """
     inference, say = inference or Inference(), say or (lambda line: None)
     stamp = network_stamp(net)
     if stamp["trained"] is False:
         raise ValueError(f"{stamp['network']} has no trained weights; random ones deblur nothing")
+    demand_views(net, 3)
     for job in jobs:
         demand_format(job.result, bits)
     header = {**stamp, "inference": asdict(inference), "bits": bits}
@@ -124,7 +132,7 @@ def deblur(
                 if h * w > largest:
                     say(memory_report(net, inference, h, w))
                     largest = h * w
-                y, health = _restored(net, x, inference)
+                y, health = _restored(net, x, inference, progress if len(jobs) == 1 else None)
                 if health.describe():
                     say(f"{job.source}: {health.describe()}")
                 facts = {"height": h, "width": w, **asdict(health)}
@@ -140,10 +148,11 @@ def deblur(
     return made, failures
 
 
-def _restored(net: Callable[..., Any], x: Tensor, inference: Inference) -> tuple[Tensor, Health]:
+def _restored(
+    net: Callable[..., Any], x: Tensor, inference: Inference, progress: Callable[[int, int], None] | None
+) -> tuple[Tensor, Health]:
     """What the network makes of an image `3 h w`, and what is wrong with it."""
-    first = next(net.parameters(), None) if isinstance(net, nn.Module) else None
-    y = inference(net, x[None] if first is None else x[None].to(first.device, first.dtype))[0]
+    y = inference(net, x[None], progress=progress)[0]
     if y.shape != x.shape:
         raise ValueError(f"the network makes {tuple(y.shape)} of {tuple(x.shape)}")
     return y, Health.of(y)

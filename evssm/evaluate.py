@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from evssm.align import AlignmentError, align
 from evssm.cautions import cautions
-from evssm.inference import Health, Inference, memory_report
+from evssm.inference import Health, Inference, demand_views, memory_report
 from evssm.ledger import Ledger
 from evssm.metrics import Protocol, psnr, rounded, ssim
 from evssm.provenance import sha256_of
@@ -78,8 +78,9 @@ def evaluate(
     it takes (see `memory_report`).
 
     Raises `ValueError` for a network without training, unless `untrained` allows it (the table then says so), for a
-    table at `path` that was made otherwise, for pairs that share a name, for a network whose output has another size
-    than the sharp image, and for images too large for the memory (counted only where `say` is given).
+    table at `path` that was made otherwise, for images with more or fewer views than the network takes, for pairs that
+    share a name, for a network whose output has another size than the sharp image, and for images too large for the
+    memory (counted only where `say` is given).
     """
     protocol, inference = protocol or Protocol(), inference or Inference()
     header = header_of(net, pairs, data, protocol, inference)
@@ -88,8 +89,7 @@ def evaluate(
     if say:
         for line in cautions(header, data, protocol):
             say(f"caution: {line}")
-    lines = (f"{header['network']} on {data}", protocol.describe(), inference.describe())
-    ledger = Ledger(path, header, COLUMNS, lines=lines) if path else None
+    ledger = Ledger(path, header, COLUMNS, lines=Scores(header, ()).lines) if path else None
     kept = {(row.name, row.pair): row for row in map(Row.read, ledger.rows if ledger else [])}
     rows: dict[str, Row] = {}
     largest = 0
@@ -100,6 +100,7 @@ def evaluate(
         if name in rows:
             raise ValueError(f"two pairs of {data} are called {name}; a table needs a name for each")
         digest = sha256_of({"blurred": blurred, "sharp": sharp})[:16]
+        demand_views(net, blurred.shape[0])
         if (name, digest) not in kept:
             h, w = blurred.shape[-2:]
             if say and h * w > largest:
@@ -136,10 +137,8 @@ def _row(
     protocol: Protocol,
     inference: Inference,
 ) -> Row:
-    first = next(net.parameters(), None) if isinstance(net, nn.Module) else None
-    x = blurred[None] if first is None else blurred[None].to(first.device, first.dtype)
     started = time.process_time()
-    restored = inference(net, x)[0]
+    restored = inference(net, blurred[None])[0]
     seconds = time.process_time() - started
     if restored.shape != sharp.shape:
         raise ValueError(f"the network makes {tuple(restored.shape)} of {name}, where {tuple(sharp.shape)} is sharp")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,26 +36,43 @@ class Ledger:
                     f"{self.path} holds results made otherwise ({', '.join(differing)} differ); "
                     "name another place for these, or remove it"
                 )
-        text = "".join(f"{_MARK}{line}\n" for line in (*lines, json.dumps(self.header, sort_keys=True)))
-        with written_whole(self.path) as part:
-            part.write_text(text + "".join(map(self._line, [self.columns, *map(self._cells, self.rows)])), "utf-8")
+            if any(tuple(row) != self.columns for row in self.rows):
+                raise ValueError(f"{self.path} has the columns of another version; name another place for these")
+        write_ledger(self.path, self.header, self.columns, self.rows, lines=lines)
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Adds a row, which is in the file when this returns."""
-        cells = self._cells(row)
+        cells = _cells(row, self.columns)
         with self.path.open("a", encoding="utf-8", newline="") as file:
-            file.write(self._line(cells))
+            file.write(_line(cells))
         self.rows.append(dict(zip(self.columns, cells, strict=True)))
 
-    def _cells(self, row: Mapping[str, Any]) -> tuple[str, ...]:
-        """As text that reads back to the same number."""
-        return tuple(value if isinstance(value, str) else repr(value) for value in map(row.__getitem__, self.columns))
 
-    @staticmethod
-    def _line(cells: Sequence[str]) -> str:
-        line = io.StringIO()
-        csv.writer(line, lineterminator="\n").writerow(" ".join(cell.splitlines()) for cell in cells)
-        return line.getvalue()
+def write_ledger(
+    path: str | Path,
+    header: Mapping[str, Any],
+    columns: Sequence[str],
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    lines: Sequence[str] = (),
+) -> Path:
+    """The path, once it holds just these rows under this header; whole or not at all."""
+    text = "".join(f"{_MARK}{line}\n" for line in (*lines, json.dumps(header, sort_keys=True, default=str)))
+    text += _line(columns) + "".join(_line(_cells(row, columns)) for row in rows)
+    with written_whole(path) as part:
+        part.write_bytes(text.encode())
+    return Path(path)
+
+
+def _cells(row: Mapping[str, Any], columns: Sequence[str]) -> tuple[str, ...]:
+    """As text that reads back to the same number."""
+    return tuple(value if isinstance(value, str) else repr(value) for value in map(row.__getitem__, columns))
+
+
+def _line(cells: Sequence[str]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(" ".join(cell.splitlines()) for cell in cells)
+    return line.getvalue()
 
 
 def read_ledger(path: str | Path) -> tuple[dict[str, Any], list[dict[str, str]]]:

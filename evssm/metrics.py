@@ -60,10 +60,10 @@ class Protocol:
 
     def describe(self) -> str:
         """All of it in a line."""
-        exact = f"clamped to [0, 1] and rounded to {self.rounding}"
+        exact = f"clamped to [0, 1] and rounded to {BITS[self.rounding]} bits"
         return "; ".join(
             (
-                f"RGB {'floats as they come' if self.rounding == 'none' else exact}",
+                f"RGB {'floats as they come, white 1' if self.rounding == 'none' else exact}",
                 f"{self.crop or 'no'} border pixels left out",
                 f"ssim_{self.ssim} ({SSIMS[self.ssim]})",
                 ALIGNMENTS[self.alignment],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from math import isfinite, isnan, nan
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ import numpy as np
 
 from evssm.bootstrap import percentile_interval
 from evssm.cautions import cautions
-from evssm.ledger import read_ledger
+from evssm.inference import Inference
+from evssm.ledger import read_ledger, write_ledger
 from evssm.metrics import Protocol
 from evssm.sidecar import write_sidecar
 
@@ -101,6 +102,7 @@ class Scores:
         return {
             "network": self.label,
             "images": len(self.rows),
+            "not_aligned": sum(row.note.startswith("not aligned") for row in self.rows),
             "scored": len(self._scored("psnr")),
             "mean": {c: value if isfinite(value) else None for c, value in means.items()},
             "interval_95": {c: _or_none(self.interval(c)) for c in ("psnr", "ssim", "gain")},
@@ -108,15 +110,29 @@ class Scores:
         }
 
     def save(self, path: str | Path, **facts: Any) -> Path:
-        """The path of the sidecar beside the table at `path`, once it holds the header, the summary and `facts`."""
-        return write_sidecar(Path(path).with_suffix(".json"), {**self.header, **self.summary(), **facts})
+        """The path, once it holds the table, and a `.json` beside it the header, the summary and `facts`.
+
+        Raises `ValueError` for a path that is the sidecar's.
+        """
+        path = Path(path)
+        if path.suffix == ".json":
+            raise ValueError(f"cannot write the table to {path}, where its sidecar goes; end the name in .csv")
+        write_sidecar(path.with_suffix(".json"), {**self.header, **self.summary(), **facts})
+        return write_ledger(path, self.header, COLUMNS, map(asdict, self.rows), lines=self.lines)
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What the table says above its columns, for people."""
+        described = (Protocol(**self.header["protocol"]), Inference(**self.header["inference"]))
+        return f"{self.label} on {self.header['data']}", *(one.describe() for one in described)
 
     @classmethod
     def load(cls, path: str | Path) -> Scores:
         """From the table that `evaluate` left at `path`; `ValueError` for any other file."""
         header, rows = read_ledger(path)
         try:
-            return cls(header, tuple(map(Row.read, rows)))
+            read = {row["name"]: Row.read(row) for row in rows}  # of an image that changed, the latest
+            return cls(header, tuple(read.values()))
         except (KeyError, ValueError) as error:
             raise ValueError(f"{path} is no table of scores ({error}); name another") from None
 

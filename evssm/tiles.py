@@ -82,7 +82,7 @@ def tiled(
         cover[r.start : r.stop, c.start : c.stop] += weight
     if progress:
         progress(len(places), len(places))
-    return (total / cover).to(y.dtype)
+    return total.div_(cover).to(y.dtype)
 
 
 def spans(length: int, tile: int, overlap: int) -> tuple[Span, ...]:

@@ -40,7 +40,7 @@ class Negative:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Counting memory takes a second and has tests of its own."""
-    monkeypatch.setattr(evssm.inference, "estimate_memory", lambda net, h, w, channels=3: 12 * h * w)
+    monkeypatch.setattr(evssm.inference, "estimate_memory", lambda net, h, w, channels=3: 1200 * h * w)
 
 
 # --- places -----------------------------------------------------------------------------------------------------------
@@ -85,12 +85,14 @@ def test_results_inside_the_source_folder_are_no_sources(tmp_path):
 
 def test_places_that_make_no_sense_are_refused(tmp_path):
     image = photo(tmp_path / "in" / "a.png")
+    photo(tmp_path / "in" / "in" / "b.png")  # would go to in/b.png, had the results the folder around as theirs
     (tmp_path / "empty").mkdir()
     for source, out, message in (
         (tmp_path / "missing", tmp_path / "out", "there is no"),
         (tmp_path / "empty", tmp_path / "out", "no image in"),
         (tmp_path / "in", tmp_path / "out.png", "names a file"),
-        (tmp_path / "in", tmp_path / "in", "take the place"),
+        (tmp_path / "in", tmp_path / "in", "among the blurred"),
+        (tmp_path / "in", tmp_path, "among the blurred"),
         (image, image, "take the place"),
         (image, tmp_path / "in", "take the place"),
     ):
@@ -174,10 +176,11 @@ def test_what_fails_is_told_and_the_others_go_on(tmp_path):
 
 def test_an_image_too_large_for_the_memory_is_a_failure_with_advice(tmp_path, monkeypatch):
     photo(tmp_path / "a.png", (100, 100))
-    monkeypatch.setattr(evssm.inference, "available_memory", lambda device: 12 * 5000)
+    monkeypatch.setattr(evssm.inference, "available_memory", lambda device: 1200 * 9000)
     jobs, ledger = plan(tmp_path / "a.png", tmp_path / "b.png")
     _, (failure,) = deblur(Negative(), jobs, ledger)
-    assert "try --tile 64" in failure
+    assert failure.endswith("try --tile 64 --overlap 16")
+    monkeypatch.setattr(evssm.inference, "available_memory", lambda device: 1200 * 64 * 64 + 56 * 100 * 100)
     made, failures = deblur(Negative(), jobs, ledger, inference=Inference(tile=64, overlap=16), overwrite=True)
     assert (len(made), failures) == (1, [])
 

@@ -109,6 +109,7 @@ def test_an_image_that_has_changed_is_computed_again(tmp_path):
     assert scores.rows[1].blurred_psnr == psnr(pairs[1][0][None], pairs[1][1][None]).item()
     assert evaluate(net, pairs, data="made up", path=path) == scores
     assert net.runs == 4
+    assert set(Scores.load(path).rows) == set(scores.rows)
 
 
 @pytest.mark.parametrize(
@@ -168,6 +169,7 @@ def test_a_pair_that_cannot_be_aligned_is_a_row_and_counted(tmp_path):
     assert isnan(flat.psnr)
     assert flat.note.startswith("not aligned: ")
     assert scores.mean() == good.psnr
+    assert scores.summary()["not_aligned"] == 1
     assert any("1 of 2 images without a score, flat" in line for line in scores.cautions)
     assert repr(Scores.load(tmp_path / "s.csv").rows) == repr(scores.rows)  # NaN is not equal to itself
 
@@ -187,6 +189,11 @@ def test_names_must_tell_pairs_apart_and_sizes_must_agree():
     pairs = pairs_of(2)
     with pytest.raises(ValueError, match="called scene/0"):
         evaluate(Brighter(), [pairs[0], (*pairs[1][:2], "scene/0")], data="made up")
+    with pytest.raises(ValueError, match="6 channels, not 3"):
+        evaluate(build("restormer-dual-pixel-compact"), pairs, data="made up", untrained=True)
+    views = (torch.cat((pairs[0][0],) * 2), *pairs[0][1:])
+    with pytest.raises(ValueError, match="3 channels, not 6"):
+        evaluate(build("restormer-compact"), [views], data="made up", untrained=True)
     with pytest.raises(ValueError, match="is sharp"):
         evaluate(lambda x: x[..., 1:], pairs, data="made up")
 
@@ -222,11 +229,16 @@ def test_scores_of_different_protocols_data_or_images_are_not_compared():
 
 def test_the_sidecar_says_what_the_numbers_depend_on(tmp_path):
     scores = evaluate(Brighter(), pairs_of(2), data="made up", path=tmp_path / "s.csv")
-    facts = json.loads(scores.save(tmp_path / "s.csv", command="evssm evaluate").read_text())
+    before = (tmp_path / "s.csv").read_bytes()
+    assert scores.save(tmp_path / "s.csv", command="evssm evaluate").read_bytes() == before
+    assert Scores.load(scores.save(tmp_path / "copy.csv")) == scores
+    facts = json.loads((tmp_path / "s.json").read_text())
     assert facts["mean"]["psnr"] == scores.mean()
     assert facts["protocol"] == {"rounding": "8-bit", "ssim": "gauss", "crop": 0, "alignment": "none"}
     assert len(facts["weights"]) == 64
     assert facts["command"] == "evssm evaluate"
+    with pytest.raises(ValueError, match="where its sidecar goes"):
+        scores.save(tmp_path / "s.json")
 
 
 # --- cautions ---------------------------------------------------------------------------------------------------------

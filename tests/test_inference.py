@@ -13,7 +13,7 @@ from torch import nn
 import evssm.inference
 from evssm import build
 from evssm.ensemble import self_ensemble
-from evssm.inference import Health, Inference, memory_report
+from evssm.inference import Health, Inference, memory_report, needed_memory
 from evssm.memory import available_memory, container_memory, estimate_memory, in_words
 from evssm.tiles import tiled
 
@@ -39,6 +39,10 @@ def test_a_network_runs_in_evaluation_mode_and_gets_its_own_back():
     with pytest.raises(RuntimeError):
         Inference()(net, torch.rand(1, 4, 16, 16))
     assert [module.training for module in net.modules()] == before
+
+
+def test_images_take_the_type_of_the_weights():
+    assert Inference()(nn.Conv2d(3, 3, 1, dtype=torch.float64), torch.rand(1, 3, 16, 16)).dtype == torch.float64
 
 
 def test_the_cost_is_what_the_network_sees():
@@ -138,11 +142,37 @@ def test_too_large_an_image_is_refused_with_a_tile_that_fits(monkeypatch):
     assert "consider" not in memory_report(net, Inference(), 512, 512)
     monkeypatch.setattr(evssm.inference, "available_memory", lambda device: 1.1 * need)
     assert "consider --tile" in memory_report(net, Inference(), 512, 512)
-    monkeypatch.setattr(evssm.inference, "available_memory", lambda device: need / 3)
+    monkeypatch.setattr(evssm.inference, "available_memory", lambda device: need / 2)
     with pytest.raises(ValueError, match="try --tile") as refused:
         memory_report(net, Inference(), 512, 512)
-    tile = int(str(refused.value).split()[-1])
-    assert f"at {tile} x {tile} pixels" in memory_report(net, Inference(tile, 32), 512, 512)
+    *_, tile, _, overlap = str(refused.value).split()
+    advised = Inference(int(tile), int(overlap))
+    assert f"at {tile} x {tile} pixels" in memory_report(net, advised, 512, 512)
+    monkeypatch.setattr(evssm.inference, "available_memory", lambda device: need / 20)
+    with pytest.raises(ValueError, match="cut the image into parts"):
+        memory_report(net, Inference(), 512, 512)
+
+
+@pytest.mark.parametrize("inference", [Inference(64, 16), Inference(ensemble="x4"), Inference(64, 16, "x4")], ids=str)
+def test_the_memory_around_the_network_is_that_of_its_tiles_and_turns(inference):
+    h, w = 200, 110
+
+    def net(x):
+        return x + 1
+
+    exact = estimate_memory(lambda x: inference(net, x), h, w)
+    assert exact <= needed_memory(net, inference, h, w) < 1.3 * exact
+
+
+def test_progress_counts_the_tiles_of_all_positions():
+    seen = []
+    x = torch.rand(1, 3, 40, 70)
+    Inference(32, 8, "x4")(lambda y: y, x, progress=lambda *pair: seen.append(pair))
+    assert seen[0] == (0, seen[-1][0])
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    seen.clear()
+    Inference(ensemble="x4")(lambda y: y, x, progress=lambda *pair: seen.append(pair))
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
 def test_free_memory_is_that_of_the_container_where_it_is_less(tmp_path):

@@ -165,7 +165,7 @@ def test_what_cannot_be_scored_is_refused(call, message):
 
 def test_a_protocol_says_everything_in_a_line():
     line = Protocol(rounding="16-bit", ssim="volume", crop=3, alignment="ecc").describe()
-    assert all(part in line for part in ("16-bit", "ssim_volume", "3 border pixels", "ECC"))
+    assert all(part in line for part in ("16 bits", "ssim_volume", "3 border pixels", "ECC"))
     assert "\n" not in line
     assert Protocol().describe() != Protocol(rounding="none").describe()
 

@@ -92,7 +92,7 @@ def evaluate(
                     say=say,
                 )
             found.append(scores)
-            written += [path, scores.save(path, command=command_line())]
+            written += [scores.save(path, command=command_line()), path.with_suffix(".json")]
     rows = comparison(found)
     written.append(write_sidecar(out / "table.json", {"command": command_line(), "data": label, "rows": rows}))
     show(rows, label)
