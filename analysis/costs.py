@@ -147,10 +147,10 @@ def cost(
     counter sees.
 
     EVSSM at 256 x 256 has 17,129,472 parameters and 125.50 G multiply-adds in convolutions and linear layers. The
-    published 126 G and 17.1 M (Kong et al. 2025, supplement, Table 12) leave out the scan (11.0 G operations) and the
-    FFTs (2.3 G): they are fvcore's count, in which layer norms and bilinear resizing add 0.8 G, 126.30 G in all. The
-    same count at 64 x 64 gives 7.893 G, the figure that a later paper quotes for EVSSM. EVSSM2's 148 G fits no way of
-    counting (`evssm.models` says why).
+    published 126 G (Kong et al. 2025, supplement, Table 12; neither size nor tool named) thus leaves out the scan (11.0
+    G operations) and the FFTs (2.3 G). What fits best is the way in which fvcore counts, where layer norms and bilinear
+    resizing add 0.8 G: 126.30 G, and 7.893 G at 64 x 64, the very figure that is quoted for EVSSM elsewhere. EVSSM2's
+    148 G fits no way of counting (`evssm.models` says why).
 
     Raises `ValueError` for sizes below 1 and where `net` fails on such an input, with what it said.
     """
