@@ -23,7 +23,7 @@ import evssm.scan
 import evssm.ssd  # noqa: F401  (the operators exist once their files are imported)
 
 CONVOLUTION, DEPTHWISE, LINEAR = "convolution", "depth-wise convolution", "linear and 1 x 1"
-SCAN, FFT, ATTENTION, OTHER = "scan", "FFT", "attention products", "own formulas"
+SCAN, FFT, ATTENTION, OTHER = "scan", "FFT", "attention products", "registered formulas"
 KINDS = (CONVOLUTION, DEPTHWISE, LINEAR, SCAN, FFT, ATTENTION, OTHER)
 
 EXACT_SCAN, NORMED, RESIZED = "scan, element by element", "numbers in layer norms", "numbers resized bilinearly"

@@ -1,5 +1,6 @@
 """How long a forward pass takes and how much memory, measured in a process that does nothing else."""
 
+import pickle
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -92,26 +93,28 @@ def runtime(
     """
     h, w = (size, size) if isinstance(size, int) else size
     shape = (batch, channels, h, w)
-    threads = threads or torch.get_num_threads()
+    threads = torch.get_num_threads() if threads is None else threads
     if min(*shape, threads, repeats) < 1 or warm_up < 0:
         raise ValueError(
             f"sizes {shape}, threads {threads} and repeats {repeats} are 1 or more and warm_up {warm_up} 0 or more"
         )
     _check_device(device)
-    context = get_context("spawn")
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_measure, args=(there, net, shape, device, dtype, threads, warm_up, repeats))
     try:
-        process.start()
-    except Exception as error:  # pickle raises what the network's own classes raise
+        sent = pickle.dumps(net)  # not as an argument of the process, whose tensors would move to shared memory
+    except Exception as error:  # what the network's own classes raise
         raise ValueError(
             f"the network cannot be sent to a fresh process ({type(error).__name__}: {error}); "
             "give one whose classes and functions have names in a module"
         ) from error
+    context = get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_measure, args=(there, shape, device, dtype, threads, warm_up, repeats))
+    process.start()
     there.close()
     try:
+        here.send_bytes(sent)
         answer = here.recv()
-    except EOFError:
+    except (EOFError, OSError):
         raise ValueError(
             "the process that measured ended early: out of memory, or a script that starts it without "
             '`if __name__ == "__main__":`'
@@ -133,8 +136,7 @@ def _check_device(device: str) -> None:
 
 
 def _measure(
-    answer: Connection,
-    net: Callable[[Tensor], Any],
+    parent: Connection,
     shape: tuple[int, int, int, int],
     device: str,
     dtype: torch.dtype,
@@ -145,6 +147,7 @@ def _measure(
     """The work of the fresh process: sends a `Runtime`, or in words what went wrong."""
     try:
         torch.set_num_threads(threads)
+        net = pickle.loads(parent.recv_bytes())
         if isinstance(net, nn.Module):
             net = net.to(device, dtype)
         x = torch.rand(shape).to(device, dtype)
@@ -157,9 +160,9 @@ def _measure(
         peak = _memory(device, peak=True)
         where = _device_name(device)
         kind = str(dtype).removeprefix("torch.")
-        answer.send(Runtime(shape, where, kind, threads, warm_up, seconds, cpu_seconds, peak, idle))
+        parent.send(Runtime(shape, where, kind, threads, warm_up, seconds, cpu_seconds, peak, idle))
     except Exception as error:
-        answer.send(f"{type(error).__name__}: {' '.join(str(error).split())}")
+        parent.send(f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
 def _timed(net: Callable[[Tensor], Any], x: Tensor) -> tuple[float, float]:

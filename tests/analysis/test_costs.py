@@ -16,10 +16,17 @@ from evssm.geometry import ANTI_TRANSPOSE, HALF_TURN, IDENTITY, TRANSPOSE
 from evssm.mamba2 import Mamba2
 from evssm.mixer import SS2D
 from evssm.models.evssm import Block
+from evssm.models.nafnet import ChannelAttention
 from evssm.spectral import PatchSpectrum
 
 COMPACT = [name for name in MODELS if name.endswith("-compact")]
 """The small versions stand for the large ones, whose kinds of layers they share."""
+
+DIFFERENT = [
+    f"{name}-compact"
+    for name in ("evssm", "evssm-four-direction", "evssm-k3", "evssm2", "nafnet", "mimo-unet", "restormer", "fftformer")
+]
+"""One of each kind; Stripformer's attention grows faster than the area and has a test of its own."""
 
 
 def channels(name):
@@ -173,15 +180,19 @@ def test_every_network_is_counted_whole_and_its_kinds_sum_to_the_total(name):
     assert (found.flops[SCAN] > 0) == name.startswith("evssm")
 
 
-GROWS_OTHERWISE = ("stripformer", "nafnet")  # attention within strips; a linear layer on one mean of the whole map
-
-
-@pytest.mark.parametrize("name", [name for name in COMPACT if not name.startswith(GROWS_OTHERWISE)])
+@pytest.mark.parametrize("name", [name for name in DIFFERENT if name != "nafnet-compact"])
 def test_four_times_the_area_costs_four_times_as_much(name):
     once, four = of_network(name), of_network(name, 128)
     # Not to the last multiply-add for Mamba-2, whose causal convolution projects some zeros before the first pixel.
     tolerance = 1e-3 if name.startswith("evssm2") else 0
     assert four.flops == pytest.approx({kind: 4 * count for kind, count in once.flops.items()}, rel=tolerance, abs=0)
+
+
+def test_nafnets_linear_layer_on_one_mean_of_the_map_does_not_grow():
+    once, four = of_network("nafnet-compact"), of_network("nafnet-compact", 128)
+    net = build("nafnet-compact")
+    means = sum(module.mix.weight.numel() for module in net.modules() if isinstance(module, ChannelAttention))
+    assert four.total == 4 * (once.total - 2 * means) + 2 * means
 
 
 def test_attention_within_strips_grows_faster_than_the_area():
@@ -190,14 +201,14 @@ def test_attention_within_strips_grows_faster_than_the_area():
     assert four.flops[ATTENTION] == 8 * once.flops[ATTENTION]
 
 
-@pytest.mark.parametrize("name", COMPACT)
+@pytest.mark.parametrize("name", [*DIFFERENT, "stripformer-compact"])
 def test_a_batch_costs_as_much_as_its_images(name):
     one, three = of_network(name), of_network(name, batch=3)
     assert three.flops == {kind: 3 * count for kind, count in one.flops.items()}
     assert three.exact_scan == 3 * one.exact_scan
 
 
-@pytest.mark.parametrize("name", COMPACT)
+@pytest.mark.parametrize("name", [*DIFFERENT, "stripformer-compact"])
 def test_shapes_alone_give_the_counts_of_a_network_that_runs(name):
     net, traced = build(name), of_network(name)
     run = cost(lambda x: net(x), 64, channels=channels(name))
@@ -349,6 +360,19 @@ def test_a_network_is_left_as_it_was():
     assert torch.equal(random, torch.get_rng_state())
     with torch.no_grad():
         assert net(torch.rand(1, 3, 32, 32)).isfinite().all()
+
+
+def test_what_a_network_keeps_from_a_pass_is_not_left_in_it():
+    class Keeps(nn.Conv2d):
+        kept: torch.Tensor | None = None
+
+        def forward(self, x):
+            self.kept = torch.ones_like(x) if self.kept is None else self.kept
+            return super().forward(x * self.kept)
+
+    net = Keeps(3, 3, 1)
+    assert cost(net, 8).ran == "traced"
+    assert net.kept is None
 
 
 def test_counting_leaves_nothing_behind_that_breaks_a_later_pass():

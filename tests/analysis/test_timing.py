@@ -57,6 +57,7 @@ def test_median_and_quartiles_are_those_of_the_repetitions():
     ("options", "part"),
     [
         ({"repeats": 0}, "repeats 0 are 1 or more"),
+        ({"threads": 0}, "threads 0"),
         ({"warm_up": -1}, "warm_up -1"),
         ({"size": 0}, r"sizes \(1, 3, 0, 0\)"),
         ({"device": "abacus"}, "device 'abacus' cannot be used here"),
