@@ -2,10 +2,14 @@
 
 import os
 import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from published_layouts import (
     SEQUENCES,
     Camera,
@@ -26,8 +30,9 @@ from published_layouts import (
 
 from evssm.data.contents import bare_name, partners
 from evssm.data.folders import paired_folder
-from evssm.data.layouts import recognise
+from evssm.data.layouts import PLAIN, SPECIAL, recognise
 from evssm.data.lmdb import LmdbImages
+from evssm.data.published import SPLITS, named_dataset, named_sequence
 from evssm.data.sets import find_sets
 
 
@@ -84,6 +89,26 @@ def test_each_layout_is_recognised_from_above_and_unrelated_things_do_not_matter
         write(folder / f"results_{k} new" / "picture.png", Camera().pair()[0])
         (folder / ".cache").mkdir()
     assert found(root) == expected
+
+
+ROLES = {part.lower() for row in (*SPECIAL, *PLAIN) for path in row[1:5] for part in path.split("/")}
+NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
+    lambda name: name.lower() not in {*ROLES, *SPLITS, ".", ".."} and not (named_dataset(name) or named_sequence(name))
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(NAMES, st.booleans(), st.integers(0, 99)), max_size=8))
+def test_no_name_of_an_unrelated_file_or_folder_changes_what_is_recognised(extras):
+    with TemporaryDirectory() as folder:
+        root = hide(mprnet(Path(folder)) / "HIDE_dataset").parent
+        expected = found(root)
+        homes = [root, *(root / place for place in ("test", "test/GoPro", "train/GoPro", "HIDE_dataset", "test/HIDE"))]
+        for name, is_folder, place in extras:
+            path = homes[place % len(homes)] / name
+            if not path.exists() and not path.is_symlink():
+                path.mkdir() if is_folder else path.touch()
+        assert found(root) == expected
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
