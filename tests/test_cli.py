@@ -51,7 +51,7 @@ except SystemExit as ended:
 """
 
 
-@pytest.mark.parametrize("command", [(), ("list",), ("erf",)])
+@pytest.mark.parametrize("command", [(), ("list",), ("erf",), ("data",), ("data", "list"), ("data", "verify")])
 def test_help_shows_an_example_without_importing_torch(command):
     ended = subprocess.run(
         [sys.executable, "-c", WATCHED, *command, "--help"], capture_output=True, text=True, check=True

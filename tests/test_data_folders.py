@@ -149,6 +149,21 @@ def test_gopro_offers_blur_unless_asked_for_blur_gamma(tmp_path):
         assert b.blurred.mean() > a.blurred.mean()  # a power mean lies above the mean
 
 
+def test_a_sequence_without_one_variant_still_belongs_to_the_set_of_the_other(tmp_path):
+    gopro(tmp_path)
+    shutil.rmtree(tmp_path / "test" / SEQUENCES["test"][1] / "blur_gamma")
+    assert len(paired_folder(tmp_path, split="test")) == 4
+    assert len(paired_folder(tmp_path, split="test", variant="blur_gamma")) == 2
+
+
+def test_a_scene_that_lost_its_sharp_folder_is_not_left_out_in_silence(tmp_path):
+    gopro(tmp_path)
+    shutil.rmtree(tmp_path / "test" / SEQUENCES["test"][1] / "sharp")
+    with pytest.raises(ValueError, match="blur is one half of pairs"):
+        paired_folder(tmp_path, split="test")
+    assert len(paired_folder(tmp_path, split="train")) == 6
+
+
 def test_dpdd_keeps_every_level_of_16_bits(tmp_path):
     levels = np.arange(256 * 256, dtype=np.uint16).reshape(256, 256)
     picture = np.stack([levels, levels.T, levels[::-1]], axis=2)

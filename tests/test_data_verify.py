@@ -157,6 +157,11 @@ DEFECTS = {
         lambda r: rewrite_as_tiff(first(r, "test/HIDE/target/*"), first(r, "test/HIDE/input/*")),
         "error: HIDE test: blurred and sharp show the same pixels in 1 decoded pair",
     ),
+    "a sequence without gamma": (
+        gopro,
+        lambda r: shutil.rmtree(r / "test/GOPR0384_11_00/blur_gamma"),
+        "error: GoPro test (blur_gamma): 2 pairs, published are 4: incomplete, 2 missing",
+    ),
     "gamma for blur": (
         gopro,
         lambda r: each_sequence(r, lambda f: swap(f / "blur", f / "blur_gamma")),
@@ -264,6 +269,16 @@ DEFECTS = {
         mprnet,
         lambda r: [path.unlink() for path in (r / GO / "target").iterdir()],
         "error: GoPro test (blur): .*target holds no image",
+    ),
+    "a folder without its other half": (
+        gopro,
+        lambda r: shutil.rmtree(r / "test/GOPR0384_11_00/sharp"),
+        "error: .*GOPR0384_11_00/blur_gamma is one half of pairs, and the folder of the other is missing",
+    ),
+    "a database without its other half": (
+        mprnet,
+        lambda r: (r / "test/GoPro/input_crops.lmdb").mkdir(),
+        "error: .*input_crops.lmdb is one half of pairs",
     ),
     "files that are no images": (
         mprnet,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,9 @@ PLAIN = tuple(
 )
 """Two folders side by side; the names of the folders above them say which data set and split they are."""
 
+_HALVES = {"blur_gamma", *(role.lower() for row in PLAIN for role in (row.single, row.sharp))}
+_VIEW = re.compile(r"(train|val|test)_[clr]", re.IGNORECASE)  # of DPDD, whose targets lie there three times
+
 EXAMPLES = (
     (_GOPRO, "GOPRO_Large/{train,test}/SEQUENCE/{blur,blur_gamma,sharp}/*.png"),
     (_HIDE, "HIDE_dataset/{train,test/test-close-ups,test/test-long-shot,GT}/*.png"),
@@ -110,12 +114,22 @@ class Group:
         return tuple(folder for folder in (self.single, self.left, self.right) if folder)
 
 
+class Trouble(NamedTuple):
+    """A folder that could not be searched or belongs to nothing, and why."""
+
+    folder: Path
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.folder} {self.why}"
+
+
 @dataclass(frozen=True)
 class Found:
-    """The groups under a root, and `trouble`: folders that could not be searched, and why."""
+    """The groups under a root, and the folders that are none but should be."""
 
     groups: tuple[Group, ...]
-    trouble: tuple[str, ...]
+    trouble: tuple[Trouble, ...]
 
 
 def recognise(root: str | Path) -> Found:
@@ -125,15 +139,20 @@ def recognise(root: str | Path) -> Found:
     that is no folder, that holds nothing known, or that can be understood in two ways.
     """
     root = _existing_folder(root)
-    trouble: list[str] = []
+    trouble: list[Trouble] = []
     groups: list[Group] = []
+    halves: list[Path] = []
     claimed: set[Path] = set()
     for base, names in _folders(root, trouble, claimed):
         for group in list(_groups_at(base, names, claimed)):
             groups.append(group)
             claimed.update((*group.blurred, group.sharp))
+        halves += [base / name for role in names.keys() & _HALVES for name in names[role]]
     if not groups:
         raise ValueError(_nothing_known(root, trouble))
+    for half in sorted(halves):
+        if half not in claimed and claimed.isdisjoint(half.parents) and not _VIEW.fullmatch(half.parent.name):
+            trouble.append(Trouble(half, "is one half of pairs, and the folder of the other is missing"))
     return Found(tuple(groups), tuple(trouble))
 
 
@@ -148,17 +167,17 @@ def _existing_folder(root: str | Path) -> Path:
     return path
 
 
-def _nothing_known(root: Path, trouble: list[str]) -> str:
+def _nothing_known(root: Path, trouble: list[Trouble]) -> str:
     names = sorted(entry.name for entry in root.iterdir())
     found = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "") if names else "nothing"
     roles = {part for row in (*SPECIAL, *PLAIN) for part in (row.sharp, row.single, row.left, row.right)}
     hint = f"; {root.name} alone is one half of a pair, so name the folder above it" if root.name in roles else ""
     known = "; ".join(f"{name}: {example}" for name, example in EXAMPLES)
-    unread = f"; {'; '.join(trouble)}" if trouble else ""
+    unread = f"; {'; '.join(map(str, trouble))}" if trouble else ""
     return f"no known layout under {root}, which holds {found}{hint}{unread}. Known: {known}"
 
 
-def _folders(root: Path, trouble: list[str], claimed: set[Path]) -> Iterator[tuple[Path, dict[str, list[str]]]]:
+def _folders(root: Path, trouble: list[Trouble], claimed: set[Path]) -> Iterator[tuple[Path, dict[str, list[str]]]]:
     """Folders from the root down, each with its sub-folders by lower-case name; not those claimed meanwhile."""
     waiting: list[tuple[Path, tuple[str, ...]]] = [(root, (os.path.realpath(root),))]
     while waiting:
@@ -168,13 +187,13 @@ def _folders(root: Path, trouble: list[str], claimed: set[Path]) -> Iterator[tup
         try:
             names = sorted(entry.name for entry in os.scandir(base) if entry.name[0] != "." and _is_folder(entry))
         except OSError as error:
-            trouble.append(f"{base} cannot be searched: {error.strerror}")
+            trouble.append(Trouble(base, f"cannot be searched: {error.strerror}"))
             continue
         by_lower: dict[str, list[str]] = {}
         for name in names:
             real = os.path.realpath(base / name)
             if real in above:
-                trouble.append(f"{base / name} is a link to a folder above it, and is not followed")
+                trouble.append(Trouble(base / name, "is a link to a folder above it, and is not followed"))
                 continue
             by_lower.setdefault(name.lower(), []).append(name)
             if len(above) <= DEEPEST:

@@ -12,7 +12,7 @@ from itertools import groupby
 from pathlib import Path, PurePosixPath
 
 from evssm.data.contents import NOT, Contents, bare_name, contents, partners
-from evssm.data.layouts import Group, recognise
+from evssm.data.layouts import Group, Trouble, recognise
 from evssm.data.pictures import Picture
 from evssm.data.published import SPLITS, named_dataset
 
@@ -23,7 +23,7 @@ MODES: Mapping[str, tuple[str, ...]] = {SINGLE: ("single",), DUAL: ("left", "rig
 
 @dataclass(frozen=True)
 class Label:
-    """What a table must say of the images behind its numbers; `str()` is one line, `as_dict` for sidecars."""
+    """What a table must say of the images behind its numbers; `str()` is one line."""
 
     dataset: str | None
     split: str | None
@@ -98,8 +98,8 @@ class PairSet:
         return found
 
 
-def find_sets(root: str | Path, *, dataset: str | None = None) -> tuple[list[PairSet], tuple[str, ...]]:
-    """The sets under a folder, and the folders that could not be searched.
+def find_sets(root: str | Path, *, dataset: str | None = None) -> tuple[list[PairSet], tuple[Trouble, ...]]:
+    """The sets under a folder, and the folders that are none but should be.
 
     `dataset` names those whose folders do not say what they are, and leaves out those that say something else. Raises
     as `recognise` does, and `ValueError` where nothing is left.
@@ -121,9 +121,9 @@ def find_sets(root: str | Path, *, dataset: str | None = None) -> tuple[list[Pai
 
 
 def _belonging(group: Group) -> tuple[str, ...]:
-    """Equal for groups that are parts of one set."""
+    """Equal for groups that are parts of one set, also where one scene lacks a variant that the others have."""
     home = group.base.parent if group.scene else group.base
-    words = (group.dataset, group.split, group.variant, group.layout, group.storage, group.crops)
+    words = (group.dataset, group.split, group.variant, group.sharp.name.lower(), group.storage, group.crops)
     return (*map(str, words), str(home))
 
 

@@ -97,7 +97,7 @@ def verify(
         if progress:
             progress(done, total)
 
-    findings = [Finding(ERROR, str(root), text) for text in trouble]
+    findings = [Finding(ERROR, str(root), str(one)) for one in trouble]
     seen, measured, lines = [], [], []
     for one, places in zip(sets, chosen, strict=True):
         facts = published.get(one.label.dataset or "")
