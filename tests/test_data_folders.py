@@ -1,6 +1,7 @@
 """Readers of published data sets: recognised in each real layout, exact, labelled, and never a guess."""
 
 import os
+import pickle
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,9 +31,11 @@ from published_layouts import (
 
 from evssm.data.contents import bare_name, partners
 from evssm.data.folders import paired_folder
-from evssm.data.layouts import PLAIN, SPECIAL, recognise
+from evssm.data.layouts import PLAIN, SPECIAL
 from evssm.data.lmdb import LmdbImages
+from evssm.data.pairs import Pairs, each
 from evssm.data.published import SPLITS, named_dataset, named_sequence
+from evssm.data.recognise import recognise
 from evssm.data.sets import find_sets
 
 
@@ -223,6 +226,18 @@ def test_databases_give_what_was_put_in(tmp_path):
     for pair in read:
         assert torch.equal(pair.blurred, as_tensor(made[pair.name][0]))
         assert torch.equal(pair.sharp, as_tensor(made[pair.name][1]))
+
+
+@pytest.mark.parametrize("make", [lambda root: crops(root)[0], lambda root: pairs(root, ["a", "b"])])
+def test_a_folder_of_pairs_travels_to_other_processes(tmp_path, make):
+    read = paired_folder(make(tmp_path))
+    assert isinstance(read, Pairs)
+    sent = pickle.loads(pickle.dumps(read))
+    assert sent.label == read.label
+    for there, here in zip(sent, each(read), strict=True):
+        assert there.name == here.name
+        assert torch.equal(there.blurred, here.blurred)
+        assert torch.equal(there.sharp, here.sharp)
 
 
 def test_files_and_databases_of_one_set_are_told_apart_on_demand(tmp_path):

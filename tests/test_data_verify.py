@@ -1,9 +1,12 @@
 """`verify`: clean copies pass in every layout, and each defect that a copy may have is named."""
 
+import errno
+import os
 import re
 import shutil
 import sys
 import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -438,6 +441,28 @@ def test_each_defect_is_named(tmp_path, defect):
     lines = [str(finding) for finding in report.findings]
     assert any(matches(one, line) for one in said.split("|") for line in lines), "\n".join(lines)
     assert all("\n" not in line for line in lines)
+
+
+def test_folders_that_may_not_be_read_are_named(tmp_path, monkeypatch):
+    mprnet(tmp_path)
+    real = {"scandir": os.scandir, "listdir": os.listdir}
+
+    def refusing(kind, name):
+        def refuse(folder):
+            if Path(folder).name == name:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+            return real[kind](folder)
+
+        return refuse
+
+    (tmp_path / "private").mkdir()
+    monkeypatch.setattr(os, "scandir", refusing("scandir", "private"))
+    (error,) = verify(tmp_path, published=SMALL).errors
+    assert str(error).endswith("private cannot be searched: Permission denied")
+    monkeypatch.setattr(os, "scandir", real["scandir"])
+    monkeypatch.setattr(os, "listdir", refusing("listdir", "target"))
+    said = [str(error) for error in verify(tmp_path, published=SMALL).errors]
+    assert sum(line.endswith("target cannot be read: Permission denied") for line in said) == 5
 
 
 def matches(said, line):

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 
+from evssm.data.listing import Item
 from evssm.data.pairs import Pair
 from evssm.data.pictures import Picture, header
 from evssm.data.published import PUBLISHED, SPLITS
-from evssm.data.sets import DUAL, MODES, SINGLE, Item, Label, PairSet, find_sets
+from evssm.data.sets import DUAL, MODES, SINGLE, Label, PairSet, find_sets
 
 VARIANTS = ("blur", "blur_gamma")
 
