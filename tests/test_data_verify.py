@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from published_layouts import (
     SEQUENCES,
     SMALL,
@@ -58,6 +59,25 @@ def test_a_clean_copy_has_no_findings(tmp_path, layout, everything):
     assert all(line.decoded == (line.pairs if everything else 2) for line in report.sets)
     assert counted[-1][0] == counted[-1][1] == len(counted)
     assert report.summary().endswith("nothing wrong")
+
+
+def test_copies_side_by_side_are_checked_each_for_itself(tmp_path):
+    mprnet(tmp_path / "here")
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    report = verify(tmp_path, published=SMALL)
+    assert report.findings == ()
+    assert len(report.sets) == 10
+    assert len({line.where for line in report.sets}) == 10
+
+
+def test_a_palette_is_no_other_depth(tmp_path):
+    pairs(tmp_path, ["a", "b"])
+    with Image.open(tmp_path / "input" / "a.png") as picture:
+        palette = picture.quantize(16)
+    palette.save(tmp_path / "input" / "a.png", bits=4)
+    report = verify(tmp_path)
+    assert report.findings == ()
+    assert report.sets[0].bits == "4 and 8"
 
 
 def test_the_sample_is_spread_evenly(tmp_path):
@@ -343,12 +363,16 @@ DEFECTS = {
         lambda r: shifted(r / GO / "input"),
         "blurred and sharp seem to show different scenes in",
     ),
-    "off the list": (
+    "fewer on the list": (realblur, lambda r: unlist(r), "error: RealBlur-J test: 1 pair, published are 2"),
+    "on no list": (
         realblur,
-        lambda r: (r / "RealBlur_J_test_list.txt").write_text(
-            (r / "RealBlur_J_test_list.txt").read_text().splitlines()[0] + "\n"
-        ),
-        "error: RealBlur-J test: 1 pair, published are 2|error: RealBlur-J train: 1 image on no published list",
+        lambda r: unlist(r),
+        "error: RealBlur-J test: 1 image on no published list: scene050/blur_2",
+    ),
+    "on no list, and no partner": (
+        realblur,
+        lambda r: (unlist(r), (first(r, "*-J_*/scene050/gt") / "gt_2.png").unlink()),
+        "error: RealBlur-J test: 1 blurred image without a partner: scene050/blur_2",
     ),
     "listed but not there": (
         realblur,
@@ -406,6 +430,12 @@ DEFECTS = {
 def shrink(folder, name):
     for half in ("input", "target"):
         rewrite(folder / half / f"{name}.png", noise(20, 30))
+
+
+def unlist(root):
+    """Takes the last pair off the test list of RealBlur-J."""
+    path = root / "RealBlur_J_test_list.txt"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
 
 
 def five_scenes(root):

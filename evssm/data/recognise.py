@@ -79,7 +79,7 @@ def recognise(root: str | Path) -> Found:
     if not groups:
         raise ValueError(_nothing_known(root, trouble))
     for half in sorted(halves):
-        if half not in claimed and claimed.isdisjoint(half.parents) and not _VIEW.fullmatch(half.parent.name):
+        if half not in claimed and not _VIEW.fullmatch(half.parent.name):
             trouble.append(Trouble(half, "is one half of pairs, and the folder of the other is missing"))
     return Found(tuple(groups), tuple(trouble))
 
