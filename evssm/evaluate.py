@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from math import nan
 from pathlib import Path
@@ -15,21 +14,13 @@ from torch import Tensor
 
 from evssm.align import AlignmentError, align
 from evssm.cautions import cautions
+from evssm.data.pairs import Pairs, each
 from evssm.inference import Health, Inference, demand_views, memory_report
 from evssm.ledger import Ledger
 from evssm.metrics import Protocol, psnr, rounded, ssim
 from evssm.provenance import sha256_of
 from evssm.scores import COLUMNS, Row, Scores
 from evssm.stamp import network_stamp
-
-
-@typing.runtime_checkable
-class Pairs(typing.Protocol):
-    """Pairs `(blurred, sharp, name)` of images `c h w` in [0, 1]: a list of them, or any data set of `evssm.data`."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, i: int, /) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -93,7 +84,7 @@ def evaluate(
     kept = {(row.name, row.pair): row for row in map(Row.read, ledger.rows if ledger else [])}
     rows: dict[str, Row] = {}
     largest = 0
-    for done, (blurred, sharp, name) in enumerate(_each(pairs)):
+    for done, (blurred, sharp, name) in enumerate(each(pairs)):
         if progress:
             progress(done, len(pairs))
         name = " ".join(name.splitlines())
@@ -164,7 +155,3 @@ def _row(
 def _one_view(blurred: Tensor) -> Tensor:
     """The blurred image; of a dual-pixel sensor's two views their mean, which is what an ordinary sensor sees."""
     return blurred if blurred.shape[0] == 3 else torch.stack(blurred.chunk(2)).mean(0)
-
-
-def _each(pairs: Pairs) -> Iterator[Any]:
-    return (pairs[i] for i in range(len(pairs)))

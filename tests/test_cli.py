@@ -43,6 +43,13 @@ def test_list_shows_every_network_and_backend(run):
     assert "reference: available" in out
 
 
+def commands(group, above=()):
+    """The words of every command, and of every group of commands."""
+    for name, command in group.commands.items():
+        yield (*above, name)
+        yield from commands(command, (*above, name)) if hasattr(command, "commands") else ()
+
+
 WATCHED = """
 import sys
 from evssm.cli import main
@@ -53,7 +60,7 @@ except SystemExit as ended:
 """
 
 
-@pytest.mark.parametrize("command", [(), *((name,) for name in typer.main.get_command(app).commands)])
+@pytest.mark.parametrize("command", [(), *commands(typer.main.get_command(app))])
 def test_help_shows_an_example_without_importing_torch(command):
     ended = subprocess.run(
         [sys.executable, "-c", WATCHED, *command, "--help"], capture_output=True, text=True, check=True

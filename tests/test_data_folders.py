@@ -1,11 +1,16 @@
 """Readers of published data sets: recognised in each real layout, exact, labelled, and never a guess."""
 
 import os
+import pickle
 import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from published_layouts import (
     SEQUENCES,
     Camera,
@@ -26,8 +31,11 @@ from published_layouts import (
 
 from evssm.data.contents import bare_name, partners
 from evssm.data.folders import paired_folder
-from evssm.data.layouts import recognise
+from evssm.data.layouts import PLAIN, SPECIAL
 from evssm.data.lmdb import LmdbImages
+from evssm.data.pairs import Pairs, each
+from evssm.data.published import SPLITS, named_dataset, named_sequence
+from evssm.data.recognise import recognise
 from evssm.data.sets import find_sets
 
 
@@ -86,6 +94,26 @@ def test_each_layout_is_recognised_from_above_and_unrelated_things_do_not_matter
     assert found(root) == expected
 
 
+ROLES = {part.lower() for row in (*SPECIAL, *PLAIN) for path in row[1:5] for part in path.split("/")}
+NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
+    lambda name: name.lower() not in {*ROLES, *SPLITS, ".", ".."} and not (named_dataset(name) or named_sequence(name))
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(NAMES, st.booleans(), st.integers(0, 99)), max_size=8))
+def test_no_name_of_an_unrelated_file_or_folder_changes_what_is_recognised(extras):
+    with TemporaryDirectory() as folder:
+        root = hide(mprnet(Path(folder)) / "HIDE_dataset").parent
+        expected = found(root)
+        homes = [root, *(root / place for place in ("test", "test/GoPro", "train/GoPro", "HIDE_dataset", "test/HIDE"))]
+        for name, is_folder, place in extras:
+            path = homes[place % len(homes)] / name
+            if not path.exists() and not path.is_symlink():
+                path.mkdir() if is_folder else path.touch()
+        assert found(root) == expected
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_where_the_search_begins_does_not_change_what_a_set_is(tmp_path, layout):
     make, _ = LAYOUTS[layout]
@@ -122,6 +150,21 @@ def test_gopro_offers_blur_unless_asked_for_blur_gamma(tmp_path):
     for a, b in zip(blur, gamma, strict=True):
         assert torch.equal(a.sharp, b.sharp)
         assert b.blurred.mean() > a.blurred.mean()  # a power mean lies above the mean
+
+
+def test_a_sequence_without_one_variant_still_belongs_to_the_set_of_the_other(tmp_path):
+    gopro(tmp_path)
+    shutil.rmtree(tmp_path / "test" / SEQUENCES["test"][1] / "blur_gamma")
+    assert len(paired_folder(tmp_path, split="test")) == 4
+    assert len(paired_folder(tmp_path, split="test", variant="blur_gamma")) == 2
+
+
+def test_a_scene_that_lost_its_sharp_folder_is_not_left_out_in_silence(tmp_path):
+    gopro(tmp_path)
+    shutil.rmtree(tmp_path / "test" / SEQUENCES["test"][1] / "sharp")
+    with pytest.raises(ValueError, match="blur is one half of pairs"):
+        paired_folder(tmp_path, split="test")
+    assert len(paired_folder(tmp_path, split="train")) == 6
 
 
 def test_dpdd_keeps_every_level_of_16_bits(tmp_path):
@@ -183,6 +226,18 @@ def test_databases_give_what_was_put_in(tmp_path):
     for pair in read:
         assert torch.equal(pair.blurred, as_tensor(made[pair.name][0]))
         assert torch.equal(pair.sharp, as_tensor(made[pair.name][1]))
+
+
+@pytest.mark.parametrize("make", [lambda root: crops(root)[0], lambda root: pairs(root, ["a", "b"])])
+def test_a_folder_of_pairs_travels_to_other_processes(tmp_path, make):
+    read = paired_folder(make(tmp_path))
+    assert isinstance(read, Pairs)
+    sent = pickle.loads(pickle.dumps(read))
+    assert sent.label == read.label
+    for there, here in zip(sent, each(read), strict=True):
+        assert there.name == here.name
+        assert torch.equal(there.blurred, here.blurred)
+        assert torch.equal(there.sharp, here.sharp)
 
 
 def test_files_and_databases_of_one_set_are_told_apart_on_demand(tmp_path):

@@ -1,12 +1,16 @@
 """`verify`: clean copies pass in every layout, and each defect that a copy may have is named."""
 
+import errno
+import os
 import re
 import shutil
 import sys
 import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from published_layouts import (
     SEQUENCES,
     SMALL,
@@ -57,12 +61,33 @@ def test_a_clean_copy_has_no_findings(tmp_path, layout, everything):
     assert report.summary().endswith("nothing wrong")
 
 
+def test_copies_side_by_side_are_checked_each_for_itself(tmp_path):
+    mprnet(tmp_path / "here")
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    report = verify(tmp_path, published=SMALL)
+    assert report.findings == ()
+    assert len(report.sets) == 10
+    assert len({line.where for line in report.sets}) == 10
+
+
+def test_a_palette_is_no_other_depth(tmp_path):
+    pairs(tmp_path, ["a", "b"])
+    with Image.open(tmp_path / "input" / "a.png") as picture:
+        palette = picture.quantize(16)
+    palette.save(tmp_path / "input" / "a.png", bits=4)
+    report = verify(tmp_path)
+    assert report.findings == ()
+    assert report.sets[0].bits == "4 and 8"
+
+
 def test_the_sample_is_spread_evenly(tmp_path):
     pairs(tmp_path, [f"{k:02d}" for k in range(12)])
     for k in (0, 1, 3, 4, 5, 7, 8, 9, 11):
         (tmp_path / "input" / f"{k:02d}.png").write_bytes(rotten(tmp_path / "input" / f"{k:02d}.png"))
     assert not verify(tmp_path, sample=3).errors  # 2, 6, 10 are decoded
     assert len(verify(tmp_path, everything=True).errors) == 9
+    with pytest.raises(ValueError, match="known are GoPro, HIDE"):
+        verify(tmp_path, dataset="gopr0")
     with pytest.raises(ValueError, match="at least 1"):
         verify(tmp_path, sample=0)
 
@@ -155,6 +180,11 @@ DEFECTS = {
         lambda r: rewrite_as_tiff(first(r, "test/HIDE/target/*"), first(r, "test/HIDE/input/*")),
         "error: HIDE test: blurred and sharp show the same pixels in 1 decoded pair",
     ),
+    "a sequence without gamma": (
+        gopro,
+        lambda r: shutil.rmtree(r / "test/GOPR0384_11_00/blur_gamma"),
+        "error: GoPro test (blur_gamma): 2 pairs, published are 4: incomplete, 2 missing",
+    ),
     "gamma for blur": (
         gopro,
         lambda r: each_sequence(r, lambda f: swap(f / "blur", f / "blur_gamma")),
@@ -226,6 +256,11 @@ DEFECTS = {
         lambda r: cut(first(r, "GoPro/test/input/*")),
         "error: GoPro test (blur): 1 image unreadable: .*cut short or damaged",
     ),
+    "JPEG copies": (
+        lambda r: pairs(r / "GoPro/test", "abcd", suffix=".jpg"),
+        lambda r: None,
+        "error: GoPro test (blur): 4 pairs with JPEG or WebP images, published are PNG: a, b, c and 1 more",
+    ),
     "rotten inside": (
         mprnet,
         lambda r: first(r, f"{GO}/input/*").write_bytes(rotten(first(r, f"{GO}/input/*"))),
@@ -257,6 +292,16 @@ DEFECTS = {
         mprnet,
         lambda r: [path.unlink() for path in (r / GO / "target").iterdir()],
         "error: GoPro test (blur): .*target holds no image",
+    ),
+    "a folder without its other half": (
+        gopro,
+        lambda r: shutil.rmtree(r / "test/GOPR0384_11_00/sharp"),
+        "error: .*GOPR0384_11_00/blur_gamma is one half of pairs, and the folder of the other is missing",
+    ),
+    "a database without its other half": (
+        mprnet,
+        lambda r: (r / "test/GoPro/input_crops.lmdb").mkdir(),
+        "error: .*input_crops.lmdb is one half of pairs",
     ),
     "files that are no images": (
         mprnet,
@@ -316,14 +361,18 @@ DEFECTS = {
     "pairs mixed up": (
         mprnet,
         lambda r: shifted(r / GO / "input"),
-        "blurred and sharp seem to show different scenes in 4 of 4 decoded pairs",
+        "blurred and sharp seem to show different scenes in",
     ),
-    "off the list": (
+    "fewer on the list": (realblur, lambda r: unlist(r), "error: RealBlur-J test: 1 pair, published are 2"),
+    "on no list": (
         realblur,
-        lambda r: (r / "RealBlur_J_test_list.txt").write_text(
-            (r / "RealBlur_J_test_list.txt").read_text().splitlines()[0] + "\n"
-        ),
-        "error: RealBlur-J test: 1 pair, published are 2|error: RealBlur-J train: 1 image on no published list",
+        lambda r: unlist(r),
+        "error: RealBlur-J test: 1 image on no published list: scene050/blur_2",
+    ),
+    "on no list, and no partner": (
+        realblur,
+        lambda r: (unlist(r), (first(r, "*-J_*/scene050/gt") / "gt_2.png").unlink()),
+        "error: RealBlur-J test: 1 blurred image without a partner: scene050/blur_2",
     ),
     "listed but not there": (
         realblur,
@@ -383,6 +432,12 @@ def shrink(folder, name):
         rewrite(folder / half / f"{name}.png", noise(20, 30))
 
 
+def unlist(root):
+    """Takes the last pair off the test list of RealBlur-J."""
+    path = root / "RealBlur_J_test_list.txt"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+
+
 def five_scenes(root):
     for kind, gain in (("J", 0.7), ("R", 0.1)):
         pairs(root / "test" / f"RealBlur_{kind}", [f"scene00{k}-1" for k in range(5)], camera=Camera(gain=gain))
@@ -416,6 +471,28 @@ def test_each_defect_is_named(tmp_path, defect):
     lines = [str(finding) for finding in report.findings]
     assert any(matches(one, line) for one in said.split("|") for line in lines), "\n".join(lines)
     assert all("\n" not in line for line in lines)
+
+
+def test_folders_that_may_not_be_read_are_named(tmp_path, monkeypatch):
+    mprnet(tmp_path)
+    real = {"scandir": os.scandir, "listdir": os.listdir}
+
+    def refusing(kind, name):
+        def refuse(folder):
+            if Path(folder).name == name:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+            return real[kind](folder)
+
+        return refuse
+
+    (tmp_path / "private").mkdir()
+    monkeypatch.setattr(os, "scandir", refusing("scandir", "private"))
+    (error,) = verify(tmp_path, published=SMALL).errors
+    assert str(error).endswith("private cannot be searched: Permission denied")
+    monkeypatch.setattr(os, "scandir", real["scandir"])
+    monkeypatch.setattr(os, "listdir", refusing("listdir", "target"))
+    said = [str(error) for error in verify(tmp_path, published=SMALL).errors]
+    assert sum(line.endswith("target cannot be read: Permission denied") for line in said) == 5
 
 
 def matches(said, line):

@@ -18,12 +18,13 @@ evssm.models.evssm evssm.models.nafnet evssm.models.mimo_unet
 evssm.models.restormer evssm.models.fftformer evssm.models.stripformer evssm.models
 evssm.provenance evssm.stamp evssm.bootstrap evssm.sidecar evssm.weights evssm.hooks
 evssm.images evssm.photographs evssm.foreign evssm.metrics
-evssm.ensemble evssm.tiles evssm.memory evssm.inference evssm.align evssm.cautions evssm.ledger evssm
+evssm.ensemble evssm.tiles evssm.memory evssm.inference evssm.align evssm.cautions evssm.ledger
+evssm
 evssm.data evssm.data.pairs evssm.data.kernels evssm.data.dead_leaves evssm.data.light evssm.data.shake
 evssm.data.embedded evssm.data.video evssm.data.defocus evssm.data.motorcycle evssm.data.preview
-evssm.data.pictures evssm.data.lmdb evssm.data.published evssm.data.layouts evssm.data.contents evssm.data.sets
-evssm.data.folders evssm.data.findings evssm.data.name_checks evssm.data.image_checks evssm.data.brightness
-evssm.data.overlap_checks evssm.data.verify
+evssm.data.pictures evssm.data.lmdb evssm.data.published evssm.data.layouts evssm.data.recognise evssm.data.contents
+evssm.data.listing evssm.data.sets evssm.data.folders evssm.data.findings evssm.data.name_checks
+evssm.data.image_checks evssm.data.brightness evssm.data.overlap_checks evssm.data.verify
 evssm.scores evssm.evaluate evssm.deblur
 evssm.loss evssm.machine
 evssm.training evssm.training.recipes evssm.training.optimisation evssm.training.crops evssm.training.checkpoint

@@ -69,3 +69,18 @@ def verify_folder(
     typer.echo(report.summary(), err=failed)
     if failed:
         raise typer.Exit(2)
+
+
+@data.command("preview", epilog="Example: evssm data preview shake --count 8 --out shake.png")
+def preview_embedded(
+    kind: Annotated[str, typer.Argument(help="shake, leaves, test, video, defocus or dual-pixel.")] = "shake",
+    count: Annotated[int, typer.Option(help="Pairs to show.")] = 8,
+    size: Annotated[int, typer.Option(help="Edge of crops in pixels.")] = 128,
+    seed: Annotated[int, typer.Option(help="Of what is random.")] = 0,
+    out: Annotated[Path, typer.Option(help="The picture: each blurred image above its sharp one.")] = Path("data.png"),
+) -> None:
+    """A picture of the embedded data, which need no download."""
+    from evssm.data.preview import contact_sheet, preview
+    from evssm.images import write_image
+
+    typer.echo(write_image(out, contact_sheet(preview(kind, count, seed, size))))

@@ -1,6 +1,5 @@
 """`evssm evaluate`."""
 
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +9,7 @@ from evssm.cli.app import app
 from evssm.cli.common import file_for, plain, progress, the_network, told_in_a_line
 
 if TYPE_CHECKING:
-    from evssm.evaluate import Pairs
+    from evssm.data.pairs import Pairs
 
 EMBEDDED = "embedded"
 
@@ -116,12 +115,15 @@ def ways(name: str, local: str) -> list[bool]:
 
 def the_pairs(data: str, limit: int, **which: Any) -> "tuple[Pairs, str]":
     """The pairs of a folder or the embedded ones, and what a table must say of them."""
+    from evssm.data.embedded import embedded_test
+    from evssm.data.folders import paired_folder
+
     pairs: Any
     if data == EMBEDDED:
-        pairs = import_module("evssm.data.embedded").embedded_test(split=which["split"] or "test")
+        pairs = embedded_test(split=which["split"] or "test")
         label = f"embedded camera shake, {which['split'] or 'test'}"
     else:
-        pairs = import_module("evssm.data.folders").paired_folder(data, **which)
+        pairs = paired_folder(data, **which)
         label = str(pairs.label)
     if not 0 <= limit <= len(pairs):
         raise ValueError(f"--limit {limit} of {len(pairs)} pairs; give 1 to {len(pairs)}, or 0 for all")

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 
+from evssm.data.listing import Item
 from evssm.data.pairs import Pair
 from evssm.data.pictures import Picture, header
 from evssm.data.published import PUBLISHED, SPLITS
-from evssm.data.sets import DUAL, MODES, SINGLE, Item, Label, PairSet, find_sets
+from evssm.data.sets import DUAL, MODES, SINGLE, Label, PairSet, find_sets
 
 VARIANTS = ("blur", "blur_gamma")
 
@@ -78,7 +79,7 @@ def paired_folder(
         raise ValueError(f"variants are {', '.join(VARIANTS)} and modes {', '.join(MODES)}; not {variant!r}, {mode!r}")
     if storage not in (None, "files", "lmdb"):
         raise ValueError(f"storage is 'files' or 'lmdb', not {storage!r}")
-    sets, _ = find_sets(root, dataset=dataset)
+    sets, trouble = find_sets(root, dataset=dataset)
     wanted = {"split": SPLITS.get(split.lower(), split) if split else None, "crops": crops, "storage": storage}
     asked = {"variant": variant} | {key: value for key, value in wanted.items() if value is not None}
     fitting = [one for one in sets if all(getattr(one.label, key) == value for key, value in asked.items())]
@@ -86,6 +87,9 @@ def paired_folder(
         raise ValueError(_which(root, fitting or sets, asked, bool(fitting)))
     (one,) = fitting
     _demand_views(one, mode)
+    for stray in trouble:
+        if stray.folder.is_relative_to(one.label.folder) and any(group.scene for group in one.groups):
+            raise ValueError(f"{one.label}: {stray}; complete or remove it")
     return PairedFolder(replace(one.label, mode=mode), _whole(one))
 
 

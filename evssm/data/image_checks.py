@@ -14,31 +14,31 @@ from evssm.data.published import Published
 from evssm.data.sets import PairSet
 from evssm.images import SMALLEST
 
+_LOSSY = ("JPEG", "MPO", "WEBP")
+
 
 class Inspected(NamedTuple):
-    """Headers and encoded sizes of the items whose images can be read, why others cannot, and which are one file."""
+    """Headers of the items whose images can be read, why others cannot, and whose images are one file."""
 
     headers: dict[str, dict[str, Header]]
-    sizes: dict[str, dict[str, int]]
     unreadable: list[str]
     same: dict[tuple[str, str], list[str]]
 
 
 def inspect(one: PairSet, tick: Callable[[], None]) -> Inspected:
     """The headers of every image; one that does not end as it should is decoded, for only that can tell."""
-    found = Inspected({}, {}, [], {})
+    found = Inspected({}, [], {})
     for item in one.listing.items:
-        heads, sizes = {}, {}
+        heads = {}
         for role, picture in item.pictures.items():
             try:
                 heads[role] = _header_of_a_whole(picture)
-                sizes[role] = picture.ends().size
             except (ValueError, OSError) as error:
                 found.unreadable.append(str(error))
         if heads.keys() == item.pictures.keys():
-            found.headers[item.name], found.sizes[item.name] = heads, sizes
-            for a, b in combinations(sizes, 2):
-                if sizes[a] == sizes[b] and item.pictures[a].content() == item.pictures[b].content():
+            found.headers[item.name] = heads
+            for a, b in combinations(heads, 2):
+                if heads[a].size == heads[b].size and item.pictures[a].content() == item.pictures[b].content():
                     found.same.setdefault((a, b), []).append(item.name)
         tick()
     return found
@@ -60,6 +60,9 @@ def check_images(one: PairSet, seen: Inspected, facts: Published | None) -> Iter
     where = one.where
     if seen.unreadable:
         yield Finding(ERROR, where, f"{many(seen.unreadable, 'image')} unreadable: {some(seen.unreadable, 2)}")
+    lossy = [name for name, heads in seen.headers.items() if any(h.kind in _LOSSY for h in heads.values())]
+    if lossy and facts:
+        yield Finding(ERROR, where, f"{many(lossy, 'pair')} with JPEG or WebP images, published are PNG: {some(lossy)}")
     yield from _depths(where, seen, facts)
     yield from _sizes(one, seen, facts)
     for (a, b), names in seen.same.items():

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from evssm.images import SUFFIXES, decode_image, stored_bits
-from evssm.provenance import existing_file, kind_of_content
+from evssm.provenance import existing_file
 
 READ_SUFFIXES = (*SUFFIXES, ".webp")
 """The suffixes, in lower case, of the files that count as images of a data set."""
@@ -71,11 +71,17 @@ def ends_of(content: bytes | memoryview) -> Ends:
 
 
 class Header(NamedTuple):
-    """What an image claims of itself: pixels and bits; `sure` unless only decoding can tell that it is whole."""
+    """What an image claims of itself.
+
+    `h`, `w`: pixels; `bits`: per sample; `kind`: its format; `size`: of the file, in bytes; `sure` unless only decoding
+    can tell that it is whole.
+    """
 
     h: int
     w: int
     bits: int
+    kind: str
+    size: int
     sure: bool
 
 
@@ -87,7 +93,7 @@ def header(picture: Picture) -> Header:
     ends = picture.ends()
     if ends.start.startswith(_PNG) and len(ends.start) > 24 and ends.start[12:16] == b"IHDR":
         w, h = struct.unpack_from(">II", ends.start, 16)
-        return Header(h, w, ends.start[24], ends.end == _IEND)
+        return Header(h, w, ends.start[24], "PNG", ends.size, ends.end == _IEND)
     return _header_by_pillow(picture)
 
 
@@ -95,18 +101,14 @@ def _header_by_pillow(picture: Picture) -> Header:
     from PIL import Image
 
     content = picture.content()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             opened = Image.open(BytesIO(content))
             w, h = opened.size
             turned = opened.getexif().get(0x0112, 1) >= 5  # Exif 2.32, Sec. 4.6.4: a quarter turn
-            return Header(*((w, h) if turned else (h, w)), stored_bits(opened, content), sure=False)
-        except Exception:  # the parsers of a dozen formats fail in as many ways
-            if content.startswith((b"II*\0", b"MM\0*")):  # floating-point TIFF, which Pillow may not know
-                h, w = picture.read().shape[-2:]
-                return Header(h, w, 32, sure=True)
-    kind = kind_of_content(content)
-    damaged = kind == "an image"
-    found = "an image cut short or damaged" if damaged else f"no image but {kind}"
-    raise ValueError(f"{picture} is {found}; copy or download it again") from None
+            bits, kind = stored_bits(opened, content), str(opened.format)
+    except Exception:  # the parsers of a dozen formats fail in as many ways; the decoder says what it is
+        h, w = picture.read().shape[-2:]
+        return Header(h, w, 32, "TIFF", len(content), sure=True)  # of floating-point values: all else is refused
+    return Header(*((w, h) if turned else (h, w)), bits, kind, len(content), sure=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -11,10 +10,10 @@ from functools import cached_property
 from itertools import groupby
 from pathlib import Path, PurePosixPath
 
-from evssm.data.contents import NOT, Contents, bare_name, contents, partners
-from evssm.data.layouts import Group, recognise
-from evssm.data.pictures import Picture
+from evssm.data.contents import bare_name
+from evssm.data.listing import Listing, list_items
 from evssm.data.published import SPLITS, named_dataset
+from evssm.data.recognise import Group, Trouble, recognise
 
 SINGLE, DUAL = "single", "dual-pixel"
 MODES: Mapping[str, tuple[str, ...]] = {SINGLE: ("single",), DUAL: ("left", "right")}
@@ -23,7 +22,7 @@ MODES: Mapping[str, tuple[str, ...]] = {SINGLE: ("single",), DUAL: ("left", "rig
 
 @dataclass(frozen=True)
 class Label:
-    """What a table must say of the images behind its numbers; `str()` is one line, `as_dict` for sidecars."""
+    """What a table must say of the images behind its numbers; `str()` is one line."""
 
     dataset: str | None
     split: str | None
@@ -45,31 +44,6 @@ class Label:
 
 
 @dataclass(frozen=True)
-class Item:
-    """The images of one pair by role: `sharp` and those of `single`, `left`, `right` that exist."""
-
-    name: str
-    pictures: Mapping[str, Picture]
-
-
-@dataclass
-class Listing:
-    """Items in order of their names, and what stands in the way of reading them.
-
-    `unpaired`: role -> names without a partner; `how`: the ways in which names were matched; `missing`: names on the
-    published list without an item; `unlisted`: names on no list.
-    """
-
-    items: list[Item] = field(default_factory=list)
-    unpaired: dict[str, list[str]] = field(default_factory=dict)
-    how: set[str] = field(default_factory=set)
-    held: dict[Path, Contents] = field(default_factory=dict)
-    unreadable: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    unlisted: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
 class PairSet:
     """One split of one data set as it lies on disk.
 
@@ -84,22 +58,16 @@ class PairSet:
     @property
     def roles(self) -> frozenset[str]:
         """The blurred views that there are: of `single`, `left`, `right`."""
-        return frozenset(role for role in ("single", "left", "right") for g in self.groups if getattr(g, role))
+        return frozenset(role for role in ("single", "left", "right") if all(getattr(g, role) for g in self.groups))
 
     @cached_property
     def listing(self) -> Listing:
         """What the folders hold now; read once."""
-        found = Listing()
-        for group in self.groups:
-            _list_group(group, found)
-        if self.lists:
-            _keep_listed(found, self.lists, str(self.label.split))
-        found.items.sort(key=lambda item: item.name)
-        return found
+        return list_items(self.groups, self.lists, self.label.split)
 
 
-def find_sets(root: str | Path, *, dataset: str | None = None) -> tuple[list[PairSet], tuple[str, ...]]:
-    """The sets under a folder, and the folders that could not be searched.
+def find_sets(root: str | Path, *, dataset: str | None = None) -> tuple[list[PairSet], tuple[Trouble, ...]]:
+    """The sets under a folder, and the folders that are none but should be.
 
     `dataset` names those whose folders do not say what they are, and leaves out those that say something else. Raises
     as `recognise` does, and `ValueError` where nothing is left.
@@ -121,9 +89,9 @@ def find_sets(root: str | Path, *, dataset: str | None = None) -> tuple[list[Pai
 
 
 def _belonging(group: Group) -> tuple[str, ...]:
-    """Equal for groups that are parts of one set."""
+    """Equal for groups that are parts of one set, also where one scene lacks a variant that the others have."""
     home = group.base.parent if group.scene else group.base
-    words = (group.dataset, group.split, group.variant, group.layout, group.storage, group.crops)
+    words = (group.dataset, group.split, group.variant, group.sharp.name.lower(), group.storage, group.crops)
     return (*map(str, words), str(home))
 
 
@@ -152,58 +120,3 @@ def _published_lists(home: Path, dataset: str | None) -> dict[str, frozenset[str
                     if len(place.parts) >= 3 and place.parts[-2].lower() == "blur"
                 )
     return lists
-
-
-def _list_group(group: Group, found: Listing) -> None:
-    """Adds the items of one group, and what is wrong with it."""
-    prefix = f"{group.scene}/" if group.scene else ""
-    folders = {role: getattr(group, role) for role in ("single", "left", "right", "sharp") if getattr(group, role)}
-    held: dict[str, Mapping[str, Picture]] = {}
-    for role, folder in folders.items():
-        try:
-            found.held[folder] = contents(folder, group.storage)
-            held[role] = found.held[folder].pictures
-        except (ValueError, OSError) as error:
-            found.unreadable.append(_reason(error))
-    if held.keys() != folders.keys():
-        return
-    lead = next(iter(held))
-    matched = {}
-    for role in list(held)[1:]:
-        how, matched[role] = partners(list(held[lead]), list(held[role]), by_order=group.dataset == "DPDD")
-        if how != NOT:
-            found.how.add(how)
-        alone = [prefix + name for name in held[role] if name not in set(matched[role].values())]
-        if not (group.shared and role == "sharp"):
-            found.unpaired.setdefault(role, []).extend(alone)
-        for name in held[lead]:
-            if name not in matched[role] and prefix + name not in found.unpaired.setdefault(lead, []):
-                found.unpaired[lead].append(prefix + name)
-    for name in held[lead]:
-        if all(name in of_role for of_role in matched.values()):
-            pictures = {lead: held[lead][name]} | {role: held[role][m[name]] for role, m in matched.items()}
-            found.items.append(Item(prefix + name, pictures))
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename} cannot be read: {os.strerror(error.errno or 0)}"
-    return str(error)
-
-
-def _key(name: str) -> str:
-    scene, _, number = name.rpartition("/")
-    return f"{scene}/{bare_name(number)}"
-
-
-def _keep_listed(found: Listing, lists: Mapping[str, frozenset[str]], split: str) -> None:
-    """Leaves the items of one split, as the published list has it; what is on no list counts with the first split."""
-    everywhere = frozenset().union(*lists.values())
-    mine = lists[split]
-    found.missing = sorted(mine - {_key(item.name) for item in found.items})
-    first = split == next(iter(lists))
-    if first:
-        found.unlisted = [item.name for item in found.items if _key(item.name) not in everywhere]
-    found.items = [item for item in found.items if _key(item.name) in mine]
-    for role, names in found.unpaired.items():
-        found.unpaired[role] = [n for n in names if _key(n) in mine or (first and _key(n) not in everywhere)]

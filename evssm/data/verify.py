@@ -13,7 +13,7 @@ from evssm.data.findings import ERROR, WARNING, Finding, many, some
 from evssm.data.image_checks import Inspected, check_images, inspect
 from evssm.data.name_checks import check_count, check_names, published_count
 from evssm.data.overlap_checks import check_overlap
-from evssm.data.published import PUBLISHED, Published
+from evssm.data.published import PUBLISHED, Published, named_dataset
 from evssm.data.sets import Label, PairSet, find_sets
 
 SAMPLE = 16
@@ -78,13 +78,15 @@ def verify(
 
     The header, the end and the size of every image are read; of each set `sample` pairs, evenly spread, are decoded,
     or all of them with `everything`. Defects inside images that are not decoded, and a changed pixel, are not seen.
-    `dataset` says what unnamed folders are; `progress(done, total)` counts pairs.
+    `dataset`, one of `PUBLISHED`, says what unnamed folders are; `progress(done, total)` counts pairs.
 
     Raises `FileNotFoundError` or `ValueError`, in one line, where there is no folder, nothing known in it, or two
     ways to understand it.
     """
     if sample < 1:
         raise ValueError(f"sample is the number of pairs to decode, at least 1; not {sample}")
+    if dataset is not None and named_dataset(dataset) is None:
+        raise ValueError(f"no published data set is called {dataset!r}; known are {', '.join(PUBLISHED)}")
     sets, trouble = find_sets(root, dataset=dataset)
     chosen = [_spread(one, None if everything else sample) for one in sets]
     total, done = sum(len(one.listing.items) for one in sets) + sum(map(len, chosen)), 0
@@ -95,7 +97,7 @@ def verify(
         if progress:
             progress(done, total)
 
-    findings = [Finding(ERROR, str(root), text) for text in trouble]
+    findings = [Finding(ERROR, str(root), str(one)) for one in trouble]
     seen, measured, lines = [], [], []
     for one, places in zip(sets, chosen, strict=True):
         facts = published.get(one.label.dataset or "")
