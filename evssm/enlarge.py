@@ -18,17 +18,18 @@ from torch.utils.flop_counter import register_flop_formula
 from evssm.fused import OPERATORS, served
 from evssm.shapes import Image
 
-OPERATORS.define("enlarge(Tensor x, Tensor weight) -> Tensor")
-OPERATORS.define("enlarge_backward(Tensor dy, Tensor x, Tensor weight, bool weights) -> (Tensor, Tensor)")
-OPERATORS.impl("enlarge", lambda *inputs: _kernels().enlarge(*inputs), "CPU")
-OPERATORS.impl("enlarge_backward", lambda *inputs: _kernels().enlarge_backward(*inputs), "CPU")
-ENLARGE, ENLARGE_BACKWARD = torch.ops.evssm.enlarge.default, torch.ops.evssm.enlarge_backward.default
-
 
 @cache
 def _kernels() -> Any:
     """The module of kernels, imported when first wanted."""
     return import_module("evssm.enlarge_numba")
+
+
+OPERATORS.define("enlarge(Tensor x, Tensor weight) -> Tensor")
+OPERATORS.define("enlarge_backward(Tensor dy, Tensor x, Tensor weight, bool weights) -> (Tensor, Tensor)")
+OPERATORS.impl("enlarge", lambda *inputs: _kernels().enlarge(*inputs), "CPU")
+OPERATORS.impl("enlarge_backward", lambda *inputs: _kernels().enlarge_backward(*inputs), "CPU")
+ENLARGE, ENLARGE_BACKWARD = torch.ops.evssm.enlarge.default, torch.ops.evssm.enlarge_backward.default
 
 
 def enlarge(x: Image, weight: Float[Tensor, "o c 3 3"]) -> Float[Tensor, "b o _ _"]:
