@@ -2,7 +2,7 @@
 
 Maps are channels-last here. A lane vector holds 64 bytes of neighbouring channels of one pixel; channels that fill the
 last one only in part are read and written under a mask. No kernel makes a copy of a whole map: a depth-wise convolution
-keeps a few rows, a norm sixteen pixels, a patch filter one patch, so that what lies between reading and writing stays
+keeps a few rows, a norm some pixels, a patch filter one patch, so that what lies between reading and writing stays
 in the first cache levels. Values that cost less to compute than to fetch are computed again in the backward passes. No
 sum depends on the number of threads.
 """
