@@ -99,7 +99,7 @@ def _notes(ablation: Ablation, measured: Mapping[str, Measured], data: str, prot
 
 def _cells(ablation: Ablation, method: Method, found: Measured | None) -> list[str]:
     printed = published(ablation, method)
-    scores = "-" if printed is None or printed.psnr is None else f"{printed.psnr:.2f} / {printed.ssim:.4g}"
+    scores = "-" if printed is None or printed.psnr is None else f"{printed.psnr:.2f} / {printed.ssim}"
     parts = [] if printed is None else [(printed.flops, "G"), (printed.runtime_ms, "ms")]
     cells = [method.label, scores, ", ".join(f"{value:g} {unit}" for value, unit in parts if value) or "-"]
     if found is None:

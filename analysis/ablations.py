@@ -128,10 +128,10 @@ ABLATIONS: dict[str, Ablation] = {
 
 @dataclass(frozen=True)
 class Published:
-    """What a table prints for one row; `None` where it has no such column."""
+    """What a table prints for one row; `None` where it has no such column, and SSIM with as many digits as there."""
 
     psnr: float | None
-    ssim: float | None
+    ssim: str
     flops: float | None
     runtime_ms: float | None
 
@@ -142,11 +142,9 @@ def _published() -> Mapping[tuple[str, str], Published]:
     text = resources.files("analysis").joinpath("published_tables.csv").read_text(encoding="utf-8")
     found = {}
     for row in csv.DictReader(text.splitlines()):
-        psnr, ssim, flops, runtime = (
-            float(row[key]) if row[key] else None for key in ("psnr_db", "ssim", "flops_g", "runtime_ms")
-        )
+        psnr, flops, runtime = (float(row[key]) if row[key] else None for key in ("psnr_db", "flops_g", "runtime_ms"))
         name = {"12": f"{row['method']}, {row['variant']}", "13": row["method"]}.get(row["table"], row["variant"])
-        found[row["table"], name] = Published(psnr, ssim, flops, runtime)
+        found[row["table"], name] = Published(psnr, row["ssim"], flops, runtime)
     return found
 
 

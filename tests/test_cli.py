@@ -10,7 +10,7 @@ import typer
 from PIL import Image
 
 from analysis import ERF
-from evssm import build, save
+from evssm import build, load, save
 from evssm.cli import main
 from evssm.cli.app import app
 
@@ -213,3 +213,48 @@ def test_what_the_caller_got_wrong_is_one_line_and_status_2_and_leaves_nothing(r
     left = {path for path in tmp_path.rglob("*") if "__pycache__" not in path.parts} - before
     assert left <= {tmp_path / "erf"}
     assert not any(path.is_file() for path in left)
+
+
+def test_a_trial_of_all_ablations_trains_measures_and_draws(run, tmp_path):
+    status, out, err = run("ablate", "--profile", "smoke", "--out", "trial")
+    assert status == 0, err
+    names = {"transforms", "mamba2", "loss", "kernel", "ensemble"}
+    assert {path.stem for path in (tmp_path / "trial").glob("*.png")} == names
+    assert {path.stem for path in (tmp_path / "trial").glob("*.md")} == {*names, "defocus"}
+    assert "6 training steps each" in (tmp_path / "trial" / "kernel.md").read_text()
+
+
+def test_training_leaves_weights_and_logs_and_is_not_repeated(run, tmp_path):
+    words = ("train", "mimo-unet-plus-compact", "--profile", "smoke", "--out", "runs", "--seed", "2")
+    status, out, err = run(*words)
+    assert status == 0, err
+    weights = tmp_path / "runs" / "mimo-unet-plus-compact-seed2.safetensors"
+    assert out.split() == [str(weights.relative_to(tmp_path))]
+    net = load(weights)
+    assert (net.provenance.steps, net.provenance.seed) == (6, 2)
+    assert "embedded camera shake" in net.provenance.data
+    assert sorted(path.name for path in (tmp_path / "runs" / weights.stem).iterdir()) == ["log.csv", "validation.csv"]
+    before = weights.read_bytes()
+    assert run(*words)[0] == 0
+    assert weights.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("train",), "give the networks to train, or --family"),
+        (("train", "evssm-compact", "--profile", "fast"), "no profile is called 'fast'"),
+        (("train", "evssm-compact", "--loss", "l2"), "--loss is both or l1"),
+        (("train", "evsm-compact", "--profile", "smoke"), "no network is called 'evsm-compact'"),
+        (("train", "evssm-compact", "--batch", "3", "--accumulate", "2"), "does not divide into 2"),
+        (("train", "evssm-compact", "--data", "nowhere"), "nowhere"),
+        (("ablate", "table9"), "no ablation is called table9"),
+        (("ablate", "--weights", "nowhere"), "no weights in nowhere"),
+        (("ablate", "--extents", "six"), "--extents six is no list"),
+    ],
+)
+def test_what_is_wrong_with_training_and_ablations_is_one_line(run, words, said):
+    status, out, err = run(*words)
+    assert (status, out) == (2, "")
+    assert err.count("\n") == 1
+    assert said in err

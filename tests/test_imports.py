@@ -33,10 +33,11 @@ analysis.inputs analysis.queries analysis.borrow analysis.sensitivity
 analysis.field_statistics analysis.field analysis.verdicts analysis.field_table analysis.erf
 analysis.kept
 analysis.summary analysis.plots analysis.panels
-analysis.operations analysis.costs analysis.timing analysis.ablations analysis.ablation_table
+analysis.operations analysis.costs analysis.timing analysis.ablations
+analysis.ablation_table analysis.ablation_panel analysis.ablate
 analysis
-evssm.cli.app evssm.cli.common evssm.cli.cost evssm.cli.data evssm.cli.deblur evssm.cli.erf evssm.cli.evaluate
-evssm.cli.networks evssm.cli.train
+evssm.cli.app evssm.cli.common evssm.cli.ablate evssm.cli.cost evssm.cli.data evssm.cli.deblur evssm.cli.erf
+evssm.cli.evaluate evssm.cli.networks evssm.cli.train
 evssm.cli evssm.__main__
 """.split()
 FILES = sorted([*ROOT.glob("evssm/**/*.py"), *ROOT.glob("analysis/**/*.py")])

@@ -28,12 +28,13 @@ class TrainingData:
     description: str
 
 
-def embedded_data(config: TrainConfig, seed: int) -> TrainingData:
+def embedded_data(config: TrainConfig, seed: int, *, validation: bool = True) -> TrainingData:
     """Camera shake on the photographs that come with scikit-image; nothing is read from the network or made ahead."""
+    held_out: Pairs = embedded_test(split="validation", extents=(8, 16)) if validation else []
     crops = EmbeddedCrops("train", config.crop, seed=seed, extent=EXTENT)
     low, high = EXTENT
     text = f"embedded camera shake, paths of {low:g}-{high:g} px, data seed {seed}"
-    return TrainingData(crops, embedded_test(split="validation", extents=(8, 16)), text)
+    return TrainingData(crops, held_out, text)
 
 
 def folder_data(root: Path, config: TrainConfig, seed: int, **choices: Any) -> TrainingData:
