@@ -1,0 +1,269 @@
+"""Activation maps of selective scans (Kong et al. 2025, Fig. 6): rows of the implicit attention, module by module."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from analysis.borrow import borrowed
+from analysis.inputs import check_fit, single_images
+from analysis.module_rows import Line, Site, module_column, module_row
+from analysis.queries import query_positions
+from analysis.scan_row import NORMALISATIONS, REDUCTIONS, ScanRow, normalised, reduced
+from analysis.stamp import image_sha256, network_stamp
+from evssm.hooks import matching
+from evssm.mamba2 import Mamba2
+from evssm.mixer import SS2D
+from evssm.models.evssm import Block
+from evssm.models.stages import Stage, stages
+
+SCANNING = (SS2D, Mamba2)
+"""The modules whose scans are known."""
+
+Query = tuple[int, int] | str
+
+
+def scan_row(
+    net: nn.Module, image: Tensor, query: Query, stage: str, *, level: str = "A3", **options: Any
+) -> ScanRow:
+    """What the image pixel `query` gathers in the scan of `stage`, at full resolution, as the image lies.
+
+    `query` is (row, column) or "centre"; `stage` a block of EVSSM or its mixer, by our name or the official one;
+    `level` one of `LEVELS`. The map holds alpha[t, s] for every s, t the query: the row of the matrix that the scan
+    applies to its input (`analysis.scan_rows`), in time that grows with the number of pixels. Where the network works
+    in windows, those around the query are stitched and averaged as it averages them; directions are added as it adds
+    them before its norm. `options` are those of `ScanCache.row`; for several queries or stages, use `ScanCache`.
+
+    Raises `LookupError` for a stage that does not exist or does not scan, and `ValueError` for a query outside the image.
+    """
+    return ScanCache(net, image, stage).row(query, stage, level=level, **options)
+
+
+def scan_column(
+    net: nn.Module, image: Tensor, query: Query, stage: str, *, level: str = "A3", **options: Any
+) -> ScanRow:
+    """Where the scan's input at the image pixel `query` goes: alpha[t, s] for every t; otherwise as `scan_row`.
+
+    Levels A0-A4.
+    """
+    return ScanCache(net, image, stage).row(query, stage, level=level, kind="column", **options)
+
+
+def activation_maps(
+    net: nn.Module,
+    image: Tensor,
+    query: Query,
+    stages: str | Sequence[str] | None = None,
+    *,
+    level: str = "A3",
+    progress: Callable[[int, int], object] | None = None,
+    **options: Any,
+) -> dict[str, ScanRow]:
+    """The `scan_row` of every scanning stage, or of those that match one of the patterns `stages`, by name.
+
+    In the order of the forward pass. Without `keep_channels=False` each keeps its channels, which takes memory.
+    """
+    return ScanCache(net, image, stages).rows(query, level=level, progress=progress, **options)
+
+
+class ScanCache:
+    """One run of a network on one image, kept so that any query can be answered.
+
+    Holds what entered each chosen module (`bytes` of it); a query recomputes the module's scan inputs, not the network.
+    The network is handed back as it was; its weights must not change while the cache is used.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        image: Tensor,
+        stages: str | Sequence[str] | None = None,
+        *,
+        trained: bool | None = None,
+    ) -> None:
+        """`image` is `3 h w` or `1 3 h w`; `stages` are patterns of stage names, all that scan by default; `trained`
+        says what you know about the weights where the network has no `provenance`.
+
+        Raises `LookupError` where no scanning stage matches and `ValueError` for anything but one image.
+        """
+        found = single_images(image)
+        if len(found) != 1:
+            raise ValueError(f"one image at a time, please; got {len(found)}")
+        (x,) = found
+        check_fit(net, x)
+        chosen = scanning_stages(net, [stages] if isinstance(stages, str) else stages)
+        self.size: tuple[int, int] = (x.shape[-2], x.shape[-1])
+        self._net = net
+        self._stamp = {**network_stamp(net), "image": image_sha256(x)}
+        if trained is not None:
+            self._stamp["trained"] = trained
+        with borrowed(net), torch.no_grad(), _entering(net, chosen) as sites:
+            net(x)
+        if silent := [stage.name for stage in chosen if stage.name not in sites]:
+            raise LookupError(f"the network did not run {silent[0]} on this image, so it has no map there")
+        self._sites = sites
+
+    @property
+    def names(self) -> list[str]:
+        """The stages held, in the order of the forward pass; a second call of one is "name#2"."""
+        return list(self._sites)
+
+    @property
+    def bytes(self) -> int:
+        """Memory of what is held."""
+        return sum(site.x.nbytes for site in self._sites.values())
+
+    def row(
+        self,
+        query: Query,
+        stage: str,
+        *,
+        level: str = "A3",
+        kind: str = "row",
+        reduction: str = "abs",
+        normalisation: str = "none",
+        residual: bool = True,
+        keep_channels: bool = True,
+    ) -> ScanRow:
+        """The answer of one stage to one query; see `scan_row`.
+
+        `kind` is "row" or "column"; `reduction` one of `REDUCTIONS`, `normalisation` one of `NORMALISATIONS`.
+        `residual=False` leaves the block's own map out of levels A6 and A7, which otherwise puts a spike at the query.
+        """
+        for what, asked, known in (
+            ("kind", kind, ("row", "column")),
+            ("reduction", reduction, REDUCTIONS),
+            ("normalisation", normalisation, NORMALISATIONS),
+        ):
+            if asked not in known:
+                raise ValueError(f'no {what} "{asked}"; choose from {", ".join(known)}')
+        site = self._sites[self._resolved(stage)]
+        (place,) = query_positions(query, *self.size)
+        h, w = site.frame.inverse.size(*site.x.shape[-2:])
+        cell = (place[0] // site.stride, place[1] // site.stride)
+        stored: Any = site.frame.points(cell, h, w)
+        with borrowed(self._net), torch.no_grad():
+            if kind == "row":
+                line = module_row(site, stored, level, residual=residual)
+            else:
+                line = module_column(site, stored, level)
+        made = {"query": list(place), "stage": site.name, "residual": residual if level in ("A6", "A7") else None}
+        return self._upright(site, line, cell, place, kind, level, reduction, normalisation, keep_channels, made)
+
+    def rows(
+        self,
+        query: Query,
+        stages: str | Sequence[str] | None = None,
+        *,
+        progress: Callable[[int, int], object] | None = None,
+        **options: Any,
+    ) -> dict[str, ScanRow]:
+        """The answers of all stages held, or of those that match a pattern; `progress` is called with (done, total)."""
+        names = self.names
+        if stages is not None:
+            patterns = [stages] if isinstance(stages, str) else stages
+            wanted = {stage.name for stage in scanning_stages(self._net, patterns)}
+            names = [name for name in names if name.partition("#")[0] in wanted]
+        found = {}
+        for done, name in enumerate(names, start=1):
+            found[name] = self.row(query, name, **options)
+            if progress is not None:
+                progress(done, len(names))
+        return found
+
+    def _resolved(self, stage: str) -> str:
+        if stage in self._sites:
+            return stage
+        names = [found.name for found in scanning_stages(self._net, [stage])]
+        if len(names) != 1:
+            raise LookupError(f"{stage} holds {len(names)} scans: {', '.join(names)}; name one of them")
+        if names[0] not in self._sites:
+            raise LookupError(f"{names[0]} is not in this cache, which holds {', '.join(self.names)}")
+        return names[0]
+
+    def _upright(
+        self,
+        site: Site,
+        line: Line,
+        cell: tuple[int, int],
+        query: tuple[int, int],
+        kind: str,
+        level: str,
+        reduction: str,
+        normalisation: str,
+        keep_channels: bool,
+        made: dict[str, Any],
+    ) -> ScanRow:
+        """The line as the image lies."""
+        lines = site.frame.inverse(line.per_channel).contiguous().cpu().numpy()
+        emphasis = None if line.emphasis is None else line.emphasis.cpu().numpy()
+        how = {"kind": kind, "level": level, "reduction": reduction, "normalisation": normalisation}
+        return ScanRow(
+            map=normalised(reduced(lines, reduction, emphasis), normalisation),
+            per_channel=lines if keep_channels else None,
+            support=site.frame.inverse(line.support).numpy(),
+            stage=site.name,
+            query=query,
+            cell=cell,
+            stride=site.stride,
+            size=self.size,
+            rebuilt=line.rebuilt.double().cpu().numpy(),
+            output=line.output.double().cpu().numpy(),
+            provenance={
+                **self._stamp,
+                **how,
+                **made,
+                "size": list(self.size),
+                "frame": str(site.frame),
+                "window": site.window,
+                "dtype": str(site.x.dtype).removeprefix("torch."),
+                "torch": torch.__version__,
+            },
+            **how,
+        )
+
+
+def scanning_stages(net: nn.Module, patterns: Iterable[str] | None = None) -> list[Stage]:
+    """The stages of `net` whose module scans, in the order of the forward pass.
+
+    A pattern (`*` and `?`) chooses them by our name, by the official one or by that of the block they stand in. Raises
+    `LookupError` where one fits none, or where there are none at all.
+    """
+    scanning = [stage for stage in stages(net) if isinstance(net.get_submodule(stage.name), SCANNING)]
+    if not scanning:
+        raise LookupError(f"no stage of this {type(net).__name__} scans; activation maps are rows of a selective scan")
+    if patterns is None:
+        return scanning
+    chosen = set()
+    for pattern in patterns:
+        under = matching(net, pattern)
+        fitting = {s.name for s in scanning if any(s.name == name or s.name.startswith(f"{name}.") for name in under)}
+        if not fitting:
+            raise LookupError(f"nothing that matches {pattern!r} scans; try {scanning[0].name} or '*.mixer'")
+        chosen |= fitting
+    return [stage for stage in scanning if stage.name in chosen]
+
+
+@contextmanager
+def _entering(net: nn.Module, chosen: Sequence[Stage]) -> Iterator[dict[str, Site]]:
+    """What enters the blocks' branches at these stages while the block runs, in the order in which it does."""
+    sites: dict[str, Site] = {}
+    with ExitStack() as stack:
+        for stage in chosen:
+            mixer = net.get_submodule(stage.name)
+            block = net.get_submodule(stage.name.rpartition(".")[0])
+            norm = block.norm1 if isinstance(block, Block) and block.mixer is mixer else None
+
+            def keep(_module: nn.Module, inputs: Any, stage: Stage = stage, mixer: Any = mixer, norm: Any = norm) -> None:
+                key, calls = stage.name, 1
+                while key in sites:
+                    calls += 1
+                    key = f"{stage.name}#{calls}"
+                x = inputs[0].detach().clone()
+                sites[key] = Site(stage.name, mixer, norm, x, stage.stride, stage.frame, stage.window)
+
+            handle = (mixer if norm is None else norm).register_forward_pre_hook(keep)
+            stack.callback(handle.remove)
+        yield sites
