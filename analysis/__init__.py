@@ -7,29 +7,45 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from analysis.activation_panels import activation_panels
+    from analysis.activation_plots import draw_activation, draw_query
+    from analysis.activations import ScanCache, activation_maps, scan_column, scan_row
     from analysis.erf import effective_receptive_field
     from analysis.field import ERF
     from analysis.panels import erf_panels, save_figure
     from analysis.plots import draw_colorbar, draw_erf, draw_radial_profile, draw_signed_erf
+    from analysis.scan_row import ScanRow
     from analysis.summary import summarise
 
 __all__ = [
     "ERF",
+    "ScanCache",
+    "ScanRow",
+    "activation_maps",
+    "activation_panels",
+    "draw_activation",
     "draw_colorbar",
     "draw_erf",
+    "draw_query",
     "draw_radial_profile",
     "draw_signed_erf",
     "effective_receptive_field",
     "erf_panels",
     "save_figure",
+    "scan_column",
+    "scan_row",
     "summarise",
 ]
 
 _HOMES = {
+    "analysis.activation_panels": ("activation_panels",),
+    "analysis.activation_plots": ("draw_activation", "draw_query"),
+    "analysis.activations": ("ScanCache", "activation_maps", "scan_column", "scan_row"),
     "analysis.erf": ("effective_receptive_field",),
     "analysis.field": ("ERF",),
     "analysis.panels": ("erf_panels", "save_figure"),
     "analysis.plots": ("draw_colorbar", "draw_erf", "draw_radial_profile", "draw_signed_erf"),
+    "analysis.scan_row": ("ScanRow",),
     "analysis.summary": ("summarise",),
 }
 

@@ -144,7 +144,8 @@ class ScanCache:
         h, w = site.frame.inverse.size(*site.x.shape[-2:])
         cell = (place[0] // site.stride, place[1] // site.stride)
         stored: Any = site.frame.points(cell, h, w)
-        with borrowed(self._net), torch.no_grad():
+        asked_of = nn.ModuleList(part for part in (site.mixer, site.norm) if part is not None)
+        with borrowed(asked_of), torch.no_grad():
             if kind == "row":
                 line = module_row(site, stored, level, residual=residual)
             else:

@@ -143,7 +143,8 @@ def _gathered(branch: Branch, cell: Cell, level: str) -> Part:
             shown = alpha
         else:
             shown = with_skip(scan, alpha, t) if level == "A4" else scan_rows.row(scan, t, level)
-        rebuilt, output = _applied(alpha, scan) + scan.D * scan.u[:, t], scan_output(first(scan, t + 1))[:, -1]
+        past = first(scan, t + 1)
+        rebuilt, output = _applied(alpha[:, : t + 1], past) + scan.D * scan.u[:, t], scan_output(past)[:, -1]
         parts.append(Part(_as_map(shown, turn, h, w), [_seen(turn, cell, h, w)], rebuilt, output))
     return _merged(parts)
 

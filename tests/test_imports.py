@@ -19,8 +19,11 @@ ORDER = [
     *("evssm.images", "evssm.photographs", "evssm.foreign", "evssm"),
     *("analysis.inputs", "analysis.queries", "analysis.borrow", "analysis.sensitivity", "analysis.stamp"),
     *("analysis.field_statistics", "analysis.bootstrap", "analysis.field", "analysis.erf", "analysis.kept"),
-    *("analysis.summary", "analysis.plots", "analysis.panels", "analysis"),
-    *("evssm.cli.app", "evssm.cli.common", "evssm.cli.erf", "evssm.cli.networks", "evssm.cli", "evssm.__main__"),
+    *("analysis.summary", "analysis.plots", "analysis.panels"),
+    *("analysis.scan_rows", "analysis.scan_branches", "analysis.module_rows", "analysis.scan_row"),
+    *("analysis.activations", "analysis.kept_rows", "analysis.activation_plots", "analysis.activation_panels"),
+    "analysis",
+    *("evssm.cli.app", "evssm.cli.common", "evssm.cli.activation", "evssm.cli.erf", "evssm.cli.networks", "evssm.cli", "evssm.__main__"),
 ]
 FILES = sorted([*ROOT.glob("evssm/**/*.py"), *ROOT.glob("analysis/**/*.py")])
 

@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from evssm.cli import erf, networks  # noqa: F401 (a command exists once its file is imported, in this order)
+from evssm.cli import activation, erf, networks  # noqa: F401 (a command exists once its file is imported, in this order)
 from evssm.cli.app import app
 
 

@@ -1,0 +1,127 @@
+"""Drawing functions for activation maps, in image pixels: a map, its query, and what the architecture allows."""
+
+from collections.abc import Callable
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from jaxtyping import Bool, Float
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.patheffects import withStroke
+
+from analysis.field_statistics import Number
+from analysis.plots import SIGNED_POWER, draw_untrained_badge
+
+STAR = {"marker": "*", "s": 34, "facecolor": "#e8112d", "edgecolor": "white", "linewidth": 0.6, "zorder": 5}
+"""The mark of the query; its size is in points, whatever the size of the image."""
+
+
+def draw_query(ax: Axes, image: Float[np.ndarray, "h w 3"], query: tuple[Number, Number]) -> Axes:
+    """Show the image with a red star at its pixel (row, column)."""
+    ax.imshow(np.clip(image, 0, 1), interpolation="nearest")
+    return _framed(ax, image.shape[:2], query)
+
+
+def draw_activation(
+    ax: Axes,
+    field: Float[np.ndarray, "h w"],
+    cell: tuple[int, int],
+    *,
+    stride: int = 1,
+    size: tuple[int, int] | None = None,
+    support: Bool[np.ndarray, "h w"] | None = None,
+    peak: Number | None = None,
+    style: str = "log",
+    decades: Number = 4,
+    untrained: bool = False,
+) -> Axes:
+    """Show a map relative to `peak` (its own largest absolute value by default), axes in image px.
+
+    `field` has pixels of `stride` image px and a query at its pixel `cell`, whose middle bears the red star; `size` is
+    that of the image, what lies beyond is padding and cut off. `support`, a mask of the same pixels, is outlined with
+    dashes, and grey lies over all outside it. `style` is "log", log10 of absolute values down to `decades`, below which all looks like 0; "linear",
+    absolute values from 0; or "signed", red above 0 and blue below, the root of the size. Negative values in the first
+    two are shown by their size. A map of zeros is shown as such. `untrained` writes so into the picture.
+
+    Raises `ValueError` for another style and for values that are not finite.
+    """
+    if not np.isfinite(field).all():
+        raise ValueError("this map holds values that are not finite; compute it in float64, or look into the network")
+    peak = np.abs(field).max() if peak is None else peak
+    level, low, high, colours = _level(style, decades)(field / peak if peak else field)
+    h, w = field.shape
+    extent = (-0.5, w * stride - 0.5, h * stride - 0.5, -0.5)
+    ax.imshow(level, vmin=low, vmax=high, cmap=mpl.colormaps[colours], extent=extent, interpolation="nearest")
+    if support is not None:
+        veil = np.zeros((h, w, 4))
+        veil[~support] = mpl.colors.to_rgba("0.75" if style == "signed" else "0.2")
+        ax.imshow(veil, extent=extent, interpolation="nearest")
+        _outline(ax, support, stride, dark=style == "signed")
+    size = size or (h * stride, w * stride)
+    middle = [place * stride + (stride - 1) / 2 for place in cell]
+    if untrained:
+        draw_untrained_badge(ax, top=_free_at_top(support, cell, h), size=4.5)
+    return _framed(ax, size, (middle[0], middle[1]))
+
+
+def draw_scale(ax: Axes, panels: list[Axes], *, style: str = "log", label: str = "") -> Axes:
+    """The scale of panels drawn alike by `draw_activation`, in the axes `ax`."""
+    bar = ax.figure.colorbar(panels[0].images[0], cax=ax)
+    low, _ = panels[0].images[0].get_clim()
+    if style == "log":
+        levels = np.arange(0, low - 1e-9, -1)
+        bar.set_ticks(list(levels), labels=["1" if level == 0 else f"$10^{{{level:.0f}}}$" for level in levels])
+    elif style == "signed":
+        shown = np.array([-1, -0.5, -0.1, 0, 0.1, 0.5, 1])
+        names = [f"{value:g}".replace("-", "\N{MINUS SIGN}") for value in shown]
+        bar.set_ticks(list(np.sign(shown) * np.abs(shown) ** SIGNED_POWER), labels=names)
+    bar.set_label(label)
+    bar.outline.set_linewidth(mpl.rcParams["axes.linewidth"])
+    return bar.ax
+
+
+def _level(style: str, decades: Number) -> Callable[[Any], tuple[Any, Number, Number, str]]:
+    """What a style shows of a relative map, its range and its colours."""
+    styles: dict[str, Callable[[Any], tuple[Any, Number, Number, str]]] = {
+        "log": lambda x: (np.log10(np.maximum(np.abs(x), 10.0**-decades)), -decades, 0, "magma"),
+        "linear": lambda x: (np.abs(x), 0, 1, "magma"),
+        "signed": lambda x: (np.sign(x) * np.abs(x) ** SIGNED_POWER, -1, 1, "RdBu_r"),
+    }
+    if style not in styles:
+        raise ValueError(f'no style "{style}" of an activation map; choose from {", ".join(styles)}')
+    return styles[style]
+
+
+def _framed(ax: Axes, size: tuple[int, ...], query: tuple[Number, Number]) -> Axes:
+    """The star, and axes that end with the image and bear no numbers: panels are small and all of one size."""
+    ax.scatter(query[1], query[0], clip_on=False, **STAR)
+    ax.set(xlim=(-0.5, size[1] - 0.5), ylim=(size[0] - 0.5, -0.5), xticks=[], yticks=[])
+    return ax
+
+
+def _free_at_top(support: Bool[np.ndarray, "h w"] | None, cell: tuple[int, int], h: int) -> bool:
+    """Whether the top of a map has more room for a badge than its bottom: less of the support, or else no query."""
+    strip = max(1, h // 5)
+    top, bottom = (0, 0) if support is None else (int(support[:strip].sum()), int(support[-strip:].sum()))
+    return top < bottom if top != bottom else 2 * cell[0] > h
+
+
+def _outline(ax: Axes, mask: Bool[np.ndarray, "h w"], stride: int, *, dark: bool) -> None:
+    """Dashes along the edges between pixels inside and outside the mask, one line for each straight run."""
+    lines = [
+        [(start, at), (end, at)] if across else [(at, start), (at, end)]
+        for across, edges in ((True, mask[1:] != mask[:-1]), (False, (mask[:, 1:] != mask[:, :-1]).T))
+        for at, edge in enumerate(edges, start=1)
+        for start, end in _runs(edge)
+    ]
+    corners = np.array(lines, dtype=float).reshape(-1, 2, 2) * stride - 0.5
+    ink, halo = ("black", "white") if dark else ("white", "black")
+    effect = [withStroke(linewidth=1.4, foreground=halo, alpha=0.6)]
+    ax.add_collection(LineCollection(list(corners), colors=ink, linewidths=0.7, linestyles="--", path_effects=effect))
+
+
+def _runs(on: Bool[np.ndarray, " n"]) -> list[tuple[int, int]]:
+    """Beginning and end of every run of true values."""
+    change = np.flatnonzero(np.diff(np.concatenate([[0], on.astype(np.int8), [0]])))
+    return list(zip(change[0::2].tolist(), change[1::2].tolist(), strict=True))
