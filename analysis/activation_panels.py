@@ -12,9 +12,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from analysis.activation_plots import draw_activation, draw_query, draw_scale
+from analysis.field_statistics import Number
 from analysis.module_rows import LEVELS
 from analysis.panels import PAPER_STYLE
 from analysis.scan_row import REDUCTIONS, ScanRow
+
+SCALES = ("each", "shared")
+"""Whose largest value is 1: every map's own, or that of all maps of a network."""
 
 LINE = 0.15
 """Inches of a line of text above or below a panel."""
@@ -26,9 +30,9 @@ def activation_panels(
     *,
     scale: str = "each",
     style: str | None = None,
-    decades: float = 4,
+    decades: Number = 4,
     columns: int = 7,
-    width: float = 7.16,
+    width: Number = 7.16,
 ) -> Figure:
     """For each named network the image with a red star, then one map per module, what its scan can reach outlined.
 
@@ -37,8 +41,8 @@ def activation_panels(
     "log" over `decades`. `width` is in inches. The caption says level, reduction, scale and mode. Drawn under
     `PAPER_STYLE`; saving is the caller's.
     """
-    if scale not in ("each", "shared"):
-        raise ValueError(f'no scale "{scale}"; choose "each" or "shared"')
+    if scale not in SCALES:
+        raise ValueError(f'no scale "{scale}"; choose from {", ".join(SCALES)}')
     rows = [row for of_one in networks.values() for row in of_one.values()]
     if not rows:
         raise ValueError("no maps to draw; choose stages that scan")
@@ -87,7 +91,7 @@ def activation_panels(
     return figure
 
 
-def caption(rows: list[ScanRow], scale: str, style: str, decades: float) -> str:
+def caption(rows: list[ScanRow], scale: str, style: str, decades: Number) -> str:
     """How the maps were made, in one line."""
     row = rows[0]
     h, w = row.size
@@ -105,7 +109,7 @@ def caption(rows: list[ScanRow], scale: str, style: str, decades: float) -> str:
     )
 
 
-def _draw(ax: Any, row: ScanRow, peak: float | None, style: str, decades: float) -> None:
+def _draw(ax: Any, row: ScanRow, peak: float | None, style: str, decades: Number) -> None:
     draw_activation(
         ax,
         row.map,

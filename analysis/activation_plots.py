@@ -17,6 +17,14 @@ STAR = {"marker": "*", "s": 34, "facecolor": "#e8112d", "edgecolor": "white", "l
 """The mark of the query; its size is in points, whatever the size of the image."""
 
 
+STYLES: dict[str, Callable[[Any, Number], tuple[Any, Number, Number, str]]] = {
+    "log": lambda x, decades: (np.log10(np.maximum(np.abs(x), 10.0**-decades)), -decades, 0, "magma"),
+    "linear": lambda x, decades: (np.abs(x), 0, 1, "magma"),
+    "signed": lambda x, decades: (np.sign(x) * np.abs(x) ** SIGNED_POWER, -1, 1, "RdBu_r"),
+}
+"""What a style shows of a relative map, its range and its colours."""
+
+
 def draw_query(ax: Axes, image: Float[np.ndarray, "h w 3"], query: tuple[Number, Number]) -> Axes:
     """Show the image with a red star at its pixel (row, column)."""
     ax.imshow(np.clip(image, 0, 1), interpolation="nearest")
@@ -46,10 +54,12 @@ def draw_activation(
 
     Raises `ValueError` for another style and for values that are not finite.
     """
+    if style not in STYLES:
+        raise ValueError(f'no style "{style}" of an activation map; choose from {", ".join(STYLES)}')
     if not np.isfinite(field).all():
         raise ValueError("this map holds values that are not finite; compute it in float64, or look into the network")
     peak = np.abs(field).max() if peak is None else peak
-    level, low, high, colours = _level(style, decades)(field / peak if peak else field)
+    level, low, high, colours = STYLES[style](field / peak if peak else field, decades)
     h, w = field.shape
     extent = (-0.5, w * stride - 0.5, h * stride - 0.5, -0.5)
     ax.imshow(level, vmin=low, vmax=high, cmap=mpl.colormaps[colours], extent=extent, interpolation="nearest")
@@ -79,18 +89,6 @@ def draw_scale(ax: Axes, panels: list[Axes], *, style: str = "log", label: str =
     bar.set_label(label)
     bar.outline.set_linewidth(mpl.rcParams["axes.linewidth"])
     return bar.ax
-
-
-def _level(style: str, decades: Number) -> Callable[[Any], tuple[Any, Number, Number, str]]:
-    """What a style shows of a relative map, its range and its colours."""
-    styles: dict[str, Callable[[Any], tuple[Any, Number, Number, str]]] = {
-        "log": lambda x: (np.log10(np.maximum(np.abs(x), 10.0**-decades)), -decades, 0, "magma"),
-        "linear": lambda x: (np.abs(x), 0, 1, "magma"),
-        "signed": lambda x: (np.sign(x) * np.abs(x) ** SIGNED_POWER, -1, 1, "RdBu_r"),
-    }
-    if style not in styles:
-        raise ValueError(f'no style "{style}" of an activation map; choose from {", ".join(styles)}')
-    return styles[style]
 
 
 def _framed(ax: Axes, size: tuple[int, ...], query: tuple[Number, Number]) -> Axes:

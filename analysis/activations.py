@@ -22,11 +22,18 @@ from evssm.models.stages import Stage, stages
 SCANNING = (SS2D, Mamba2)
 """The modules whose scans are known."""
 
-Query = tuple[int, int] | str
+Query = Any  # (row, column), or "centre"
 
 
 def scan_row(
-    net: nn.Module, image: Tensor, query: Query, stage: str, *, level: str = "A3", **options: Any
+    net: nn.Module,
+    image: Tensor,
+    query: Query,
+    stage: str,
+    *,
+    level: str = "A3",
+    trained: bool | None = None,
+    **options: Any,
 ) -> ScanRow:
     """What the image pixel `query` gathers in the scan of `stage`, at full resolution, as the image lies.
 
@@ -34,21 +41,29 @@ def scan_row(
     `level` one of `LEVELS`. The map holds alpha[t, s] for every s, t the query: the row of the matrix that the scan
     applies to its input (`analysis.scan_rows`), in time that grows with the number of pixels. Where the network works
     in windows, those around the query are stitched and averaged as it averages them; directions are added as it adds
-    them before its norm. `options` are those of `ScanCache.row`; for several queries or stages, use `ScanCache`.
+    them before its norm. `trained` says what you know
+    about the weights; `options` are those of `ScanCache.row`; for several queries or stages, use `ScanCache`.
 
     Raises `LookupError` for a stage that does not exist or does not scan, and `ValueError` for a query outside the image.
     """
-    return ScanCache(net, image, stage).row(query, stage, level=level, **options)
+    return ScanCache(net, image, stage, trained=trained).row(query, stage, level=level, **options)
 
 
 def scan_column(
-    net: nn.Module, image: Tensor, query: Query, stage: str, *, level: str = "A3", **options: Any
+    net: nn.Module,
+    image: Tensor,
+    query: Query,
+    stage: str,
+    *,
+    level: str = "A3",
+    trained: bool | None = None,
+    **options: Any,
 ) -> ScanRow:
     """Where the scan's input at the image pixel `query` goes: alpha[t, s] for every t; otherwise as `scan_row`.
 
     Levels A0-A4.
     """
-    return ScanCache(net, image, stage).row(query, stage, level=level, kind="column", **options)
+    return ScanCache(net, image, stage, trained=trained).row(query, stage, level=level, kind="column", **options)
 
 
 def activation_maps(
@@ -58,6 +73,7 @@ def activation_maps(
     stages: str | Sequence[str] | None = None,
     *,
     level: str = "A3",
+    trained: bool | None = None,
     progress: Callable[[int, int], object] | None = None,
     **options: Any,
 ) -> dict[str, ScanRow]:
@@ -65,7 +81,7 @@ def activation_maps(
 
     In the order of the forward pass. Without `keep_channels=False` each keeps its channels, which takes memory.
     """
-    return ScanCache(net, image, stages).rows(query, level=level, progress=progress, **options)
+    return ScanCache(net, image, stages, trained=trained).rows(query, level=level, progress=progress, **options)
 
 
 class ScanCache:
@@ -140,7 +156,7 @@ class ScanCache:
             if asked not in known:
                 raise ValueError(f'no {what} "{asked}"; choose from {", ".join(known)}')
         site = self._sites[self._resolved(stage)]
-        (place,) = query_positions(query, *self.size)
+        place = query_pixel(query, *self.size)
         h, w = site.frame.inverse.size(*site.x.shape[-2:])
         cell = (place[0] // site.stride, place[1] // site.stride)
         stored: Any = site.frame.points(cell, h, w)
@@ -226,6 +242,16 @@ class ScanCache:
         )
 
 
+def query_pixel(query: Query, h: int, w: int) -> tuple[int, int]:
+    """The one pixel (row, column) that `query` names in an image of `h w`; `ValueError` for none, several or outside."""
+    if isinstance(query, str) and query != "centre":
+        raise ValueError(f'no query "{query}"; give one pixel, ROW,COLUMN, or "centre"')
+    found = query_positions(query, h, w)
+    if len(found) != 1:
+        raise ValueError(f"one query at a time, please; got {len(found)}")
+    return found[0]
+
+
 def scanning_stages(net: nn.Module, patterns: Iterable[str] | None = None) -> list[Stage]:
     """The stages of `net` whose module scans, in the order of the forward pass.
 
@@ -257,7 +283,9 @@ def _entering(net: nn.Module, chosen: Sequence[Stage]) -> Iterator[dict[str, Sit
             block = net.get_submodule(stage.name.rpartition(".")[0])
             norm = block.norm1 if isinstance(block, Block) and block.mixer is mixer else None
 
-            def keep(_module: nn.Module, inputs: Any, stage: Stage = stage, mixer: Any = mixer, norm: Any = norm) -> None:
+            def keep(
+                _module: nn.Module, inputs: Any, stage: Stage = stage, mixer: Any = mixer, norm: Any = norm
+            ) -> None:
                 key, calls = stage.name, 1
                 while key in sites:
                     calls += 1

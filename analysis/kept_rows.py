@@ -9,8 +9,7 @@ from zipfile import is_zipfile
 import numpy as np
 from torch import Tensor, nn
 
-from analysis.activations import ScanCache, scanning_stages
-from analysis.queries import query_positions
+from analysis.activations import ScanCache, query_pixel, scanning_stages
 from analysis.scan_row import ScanRow
 from analysis.stamp import image_sha256, network_stamp
 from evssm.provenance import existing_file, written_whole
@@ -78,7 +77,7 @@ def kept_rows(
     path, image = Path(path), image.reshape(1, *image.shape[-3:])
     names = [stage.name for stage in scanning_stages(net, [stages] if isinstance(stages, str) else stages)]
     stamp = network_stamp(net)
-    (place,) = query_positions(query, image.shape[-2], image.shape[-1])
+    place = query_pixel(query, image.shape[-2], image.shape[-1])
     question = {
         **{key: stamp[key] for key in ("network", "weights", "overrides", "trained")},
         "image": image_sha256(image),

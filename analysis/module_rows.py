@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from einops import einsum, rearrange
+from einops import einsum, rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -82,6 +82,8 @@ class Part(NamedTuple):
     seen: list[Mask]
     rebuilt: Float[Tensor, " _"]
     output: Float[Tensor, " _"]
+    skip: Float[Tensor, " d"] | None = None
+    """D u at the query, which a row's check leaves out of both sides: it is large, and would hide errors."""
 
 
 def module_row(site: Site, cell: Cell, level: str, *, residual: bool = True) -> Line:
@@ -134,7 +136,7 @@ def module_column(site: Site, cell: Cell, level: str) -> Line:
 
 
 def _gathered(branch: Branch, cell: Cell, level: str) -> Part:
-    """A row of the sum of all directions, over the scan's input; checked at level A4, whatever is shown."""
+    """A row of the sum of all directions, over the scan's input; checked at level A3, whatever is shown."""
     parts, (h, w) = [], branch.size
     for turn, scan in branch.scans:
         t = _step(turn, cell, h, w)
@@ -143,22 +145,25 @@ def _gathered(branch: Branch, cell: Cell, level: str) -> Part:
             shown = alpha
         else:
             shown = with_skip(scan, alpha, t) if level == "A4" else scan_rows.row(scan, t, level)
-        past = first(scan, t + 1)
-        rebuilt, output = _applied(alpha[:, : t + 1], past) + scan.D * scan.u[:, t], scan_output(past)[:, -1]
-        parts.append(Part(_as_map(shown, turn, h, w), [_seen(turn, cell, h, w)], rebuilt, output))
+        past = first(scan, t + 1)._replace(D=torch.zeros_like(scan.D))
+        rebuilt, output = _applied(alpha[:, : t + 1], past), scan_output(past)[:, -1]
+        parts.append(
+            Part(_as_map(shown, turn, h, w), [_seen(turn, cell, h, w)], rebuilt, output, scan.D * scan.u[:, t])
+        )
     return _merged(parts)
 
 
 def _sent(branch: Branch, cell: Cell, level: str) -> Part:
-    """A column of the sum of all directions, over the scan's output; checked at level A4, whatever is shown."""
+    """A column of the sum of all directions, over the scan's output; checked at level A3, whatever is shown."""
     parts, (h, w) = [], branch.size
     for turn, scan in branch.scans:
         s = _step(turn, cell, h, w)
-        whole = scan_rows.column(scan, s, "A4")
-        shown = whole if level == "A4" else scan_rows.column(scan, s, level)
-        alone = torch.zeros_like(scan.u)
+        alpha = scan_rows.column(scan, s)
+        shown = alpha if level == "A3" else scan_rows.column(scan, s, level)
+        alone, skipless = torch.zeros_like(scan.u), scan._replace(D=torch.zeros_like(scan.D))
         alone[:, s] = scan.u[:, s]
-        responses = (whole * scan.u[:, s, None], scan_output(scan, alone))
+        shared = repeat(alpha, "k l -> (k p) l", p=len(alone) // len(alpha))
+        responses = (shared * scan.u[:, s, None], scan_output(skipless, alone))
         rebuilt, output = (_as_map(response, turn, h, w).flatten() for response in responses)
         parts.append(Part(_as_map(shown, turn, h, w), [_seen(turn, cell, h, w, after=True)], rebuilt, output))
     return _merged(parts)
@@ -168,7 +173,7 @@ def _gated(branch: Branch, cell: Cell) -> Part:
     """Level A5: a row over the values before the convolution."""
     scan, gate = _gathered(branch, cell, "A4"), branch.gate(cell)
     line, bias = branch.before(gate[:, None, None] * scan.line)
-    return Part(line, scan.seen, (line * branch.values).sum(dim=(1, 2)) + bias, gate * scan.output)
+    return Part(line, scan.seen, (line * branch.values).sum(dim=(1, 2)) + bias, gate * (scan.output + scan.skip))
 
 
 def _branch_row(site: Site, cell: Cell, level: str, residual: bool) -> Line:
@@ -178,7 +183,9 @@ def _branch_row(site: Site, cell: Cell, level: str, residual: bool) -> Line:
     answer = _answer(site, site.x, around, cell, residual)
     strength = answer.norm()
     if not strength > 0:
-        raise ValueError(f"{site.name} answers zero at this query, so its output has no direction; use level A5 or less")
+        raise ValueError(
+            f"{site.name} answers zero at this query, so its output has no direction; use level A5 or less"
+        )
     direction = answer / strength
     total, support = torch.zeros_like(site.x[0]), torch.zeros_like(site.x[0, 0], dtype=torch.bool)
     constant = total.new_zeros(())
@@ -204,7 +211,7 @@ def _frozen(site: Site, window: Window, cell: Cell, direction: Tensor) -> tuple[
     """One window's row with everything held fixed but the values; its support; what all biases add."""
     branch, x = site.branch(window), site.x[(0, ..., *window)]
     scan = _gathered(branch, cell, "A4")
-    weights, constant = branch.after(scan.output, cell, direction)
+    weights, constant = branch.after(scan.output + scan.skip, cell, direction)
     line, biases = branch.before(weights[:, None, None] * scan.line)
     line = branch.to_input(line)
     constant = constant + biases.sum()
@@ -250,7 +257,10 @@ def _merged(parts: list[Part]) -> Part:
     for line in lines:  # one after the other: stacked, four directions would need twice the memory
         first_line = first_line + line
     rebuilt, output = (torch.stack([part[side] for part in parts]).sum(dim=0) for side in (2, 3))
-    return Part(first_line, [part.seen[0] for part in parts], rebuilt, output)
+    skips = [part.skip for part in parts if part.skip is not None]
+    return Part(
+        first_line, [part.seen[0] for part in parts], rebuilt, output, torch.stack(skips).sum(0) if skips else None
+    )
 
 
 def _applied(alpha: Float[Tensor, "k l"], scan: Scan) -> Float[Tensor, " d"]:

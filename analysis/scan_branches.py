@@ -7,7 +7,7 @@ f(v) / v, a gate is a factor per channel, and a norm is a factor for all channel
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,56 +26,11 @@ Values = Float[Tensor, "d h w"]
 Mask = Bool[Tensor, "h w"]
 
 
-class Branch(Protocol):
-    """One window of one image on its way through a mixer."""
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Rows and columns of the window."""
-
-    @property
-    def directions(self) -> Sequence[D4]:
-        """The turns under which the map is scanned."""
-
-    @property
-    def scans(self) -> Sequence[tuple[D4, Scan]]:
-        """Each direction's turn and its scan over the turned map, whose sum in the mixer's frame is y."""
-
-    @property
-    def values(self) -> Values:
-        """What enters the convolution."""
-
-    def gate(self, cell: tuple[int, int]) -> Channels:
-        """The gate's factors at one pixel."""
-
-    def before(self, line: Values) -> tuple[Values, Channels]:
-        """A row over the scan's input as one over `values`, and what each channel's bias adds to its sum."""
-
-    def after(self, y: Channels, cell: tuple[int, int], direction: Channels) -> tuple[Channels, Tensor]:
-        """`direction` of the mixer's output as one of y, norm and gate held at those of y; what biases add."""
-
-    def to_input(self, line: Values) -> Float[Tensor, "c h w"]:
-        """A row over `values` as one over the mixer's input."""
-
-    @property
-    def loudness(self) -> Channels:
-        """How strongly each gated channel enters the output: the norm of its column of the projection back."""
-
-    def reach(self, seen: Sequence[Mask], level: str) -> Mask:
-        """The input pixels that can count at `level`, where each direction's scan sees its mask of the map."""
-
-
-def take_apart(mixer: nn.Module, x: Float[Tensor, "1 c h w"]) -> Branch:
-    """The branch of `mixer`, an `SS2D` or `Mamba2`, for its input `x`; `ValueError` for any other module."""
-    if isinstance(mixer, SS2D):
-        return SS2DBranch(mixer, x)
-    if isinstance(mixer, Mamba2):
-        return Mamba2Branch(mixer, x)
-    raise ValueError(f"a {type(mixer).__name__} is not known to scan; choose an SS2D or a Mamba2")
-
-
 class SS2DBranch:
-    """`Branch` of EVSSM's mixer, in one direction or several."""
+    """One window of one image, `x`, on its way through EVSSM's mixer, which scans it in one direction or several.
+
+    `size` are its rows and columns; `directions` the turns under which it is scanned.
+    """
 
     def __init__(self, mixer: SS2D, x: Float[Tensor, "1 c h w"]) -> None:
         self._mixer, self._x = mixer, x
@@ -83,18 +38,22 @@ class SS2DBranch:
 
     @cached_property
     def scans(self) -> Sequence[tuple[D4, Scan]]:
+        """Each direction's turn and its scan over the turned map, whose sum in the mixer's frame is y."""
         inputs = self._mixer.scan_inputs(self._x)
         return [(turn, Scan.of(one)) for turn, one in zip(self.directions, inputs, strict=True)]
 
     @cached_property
     def values(self) -> Values:
+        """What enters the convolution."""
         return einsum(self._mixer.in_proj.weight.chunk(2)[0], self._x[0], "d c, c h w -> d h w")
 
     def gate(self, cell: tuple[int, int]) -> Channels:
+        """The gate's factors at one pixel."""
         r, c = cell
         return F.gelu(self._mixer.in_proj.weight.chunk(2)[1] @ self._x[0, :, r, c])
 
     def before(self, line: Values) -> tuple[Values, Channels]:
+        """A row over the scan's input as one over `values`, and what each channel's bias adds to its sum."""
         conv = self._mixer.conv2d
         v = F.conv2d(self.values[None], conv.weight, conv.bias, padding=1, groups=len(line))[0]
         bent = line * (1 + torch.erf(v * 0.5**0.5)) / 2  # gelu(v) / v
@@ -102,20 +61,24 @@ class SS2DBranch:
         bias = torch.zeros_like(bent[:, 0, 0]) if conv.bias is None else conv.bias
         return back, bias * bent.sum(dim=(1, 2))
 
-    def after(self, y: Channels, cell: tuple[int, int], direction: Channels) -> tuple[Channels, Tensor]:
+    def after(self, y: Channels, cell: tuple[int, int], direction: Float[Tensor, " c"]) -> tuple[Channels, Tensor]:
+        """`direction` of the mixer's output as one of y, norm and gate held at those of y; what biases add."""
         norm = self._mixer.out_norm
         gated = (direction @ self._mixer.out_proj.weight) * self.gate(cell)
         scaled = gated * norm.weight * torch.rsqrt(y.var(correction=0) + norm.eps)
         return scaled - scaled.mean(), gated @ norm.bias
 
     def to_input(self, line: Values) -> Float[Tensor, "c h w"]:
+        """A row over `values` as one over the mixer's input."""
         return einsum(self._mixer.in_proj.weight.chunk(2)[0], line, "d c, d h w -> c h w")
 
     @property
     def loudness(self) -> Channels:
+        """How strongly each gated channel enters the output: the norm of its column of the projection back."""
         return self._mixer.out_proj.weight.norm(dim=0)
 
     def reach(self, seen: Sequence[Mask], level: str) -> Mask:
+        """The input pixels that can count at `level`, where each direction's scan sees its mask of the map."""
         if level == "A7":
             pairs = zip(self.directions, seen, strict=True)
             seen = [turn.inverse(self._selecting(turn(mask))) for turn, mask in pairs]
@@ -131,7 +94,7 @@ class SS2DBranch:
 
 
 class Mamba2Branch:
-    """`Branch` of the Mamba-2 block, whose sequence is the map row by row."""
+    """What `SS2DBranch` is, of the Mamba-2 block, whose sequence is the map row by row."""
 
     def __init__(self, mixer: Mamba2, x: Float[Tensor, "1 c h w"]) -> None:
         self._mixer, self._x = mixer, x
@@ -158,7 +121,7 @@ class Mamba2Branch:
         offset = torch.zeros_like(bent[:, 0]) if bias is None else bias * bent.sum(dim=1)
         return back.unflatten(1, self.size), offset
 
-    def after(self, y: Channels, cell: tuple[int, int], direction: Channels) -> tuple[Channels, Tensor]:
+    def after(self, y: Channels, cell: tuple[int, int], direction: Float[Tensor, " c"]) -> tuple[Channels, Tensor]:
         norm, gate = self._mixer.norm, self.gate(cell)
         power = rearrange(y * gate, "(g d) -> g d", g=norm.groups).square().mean(dim=1)
         scale = torch.rsqrt(power + norm.eps).repeat_interleave(len(y) // norm.groups)
@@ -189,3 +152,16 @@ def dilated(mask: Mask, rows: int, columns: int) -> Mask:
     """Every pixel within an odd kernel of that size around one of the mask."""
     grown: Any = F.max_pool2d(mask[None, None].float(), (rows, columns), 1, (rows // 2, columns // 2))
     return grown[0, 0] > 0
+
+
+Branch = SS2DBranch | Mamba2Branch
+"""One window of one image on its way through a mixer."""
+
+
+def take_apart(mixer: nn.Module, x: Float[Tensor, "1 c h w"]) -> Branch:
+    """The branch of `mixer`, an `SS2D` or `Mamba2`, for its input `x`; `ValueError` for any other module."""
+    if isinstance(mixer, SS2D):
+        return SS2DBranch(mixer, x)
+    if isinstance(mixer, Mamba2):
+        return Mamba2Branch(mixer, x)
+    raise ValueError(f"a {type(mixer).__name__} is not known to scan; choose an SS2D or a Mamba2")

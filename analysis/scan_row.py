@@ -61,12 +61,12 @@ class ScanRow:
         return f"ScanRow({self.stage}, {self.level} {self.kind} of {self.query}, {h} x {w} px, stride {self.stride})"
 
     def check(self) -> float:
-        """Error of what the row gives, applied to the module's own input, relative to what the module gave.
+        """Relative error of what the row says of the module against what the module does.
 
-        Levels A0-A4 have one check: row u + D u against the output of the scan; A0-A2 leave factors out that it puts
-        in. A5: against the gated output. A6: row x plus all biases against the branch's output, along its own direction.
-        A7: against the change of the branch's output along a random direction, by central differences in float64. A
-        column is applied to the query's value alone.
+        Levels A0-A4 have one check: of row u + D u against y, the output of the scan, relative to y - D u, in which a
+        large D cannot hide errors; A0-A2 leave factors out that it puts in. A5: of row a + biases against the gated
+        output. A6: of row x + biases against the branch's output along its own direction. A7: of the change along a
+        random direction against central differences in float64. A column is applied to the query's value alone.
         """
         scale = np.linalg.norm(self.output)
         gap = np.linalg.norm(self.rebuilt - self.output)

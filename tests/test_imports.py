@@ -23,7 +23,15 @@ ORDER = [
     *("analysis.scan_rows", "analysis.scan_branches", "analysis.module_rows", "analysis.scan_row"),
     *("analysis.activations", "analysis.kept_rows", "analysis.activation_plots", "analysis.activation_panels"),
     "analysis",
-    *("evssm.cli.app", "evssm.cli.common", "evssm.cli.activation", "evssm.cli.erf", "evssm.cli.networks", "evssm.cli", "evssm.__main__"),
+    *(
+        "evssm.cli.app",
+        "evssm.cli.common",
+        "evssm.cli.activation",
+        "evssm.cli.erf",
+        "evssm.cli.networks",
+        "evssm.cli",
+        "evssm.__main__",
+    ),
 ]
 FILES = sorted([*ROOT.glob("evssm/**/*.py"), *ROOT.glob("analysis/**/*.py")])
 

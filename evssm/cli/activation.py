@@ -20,7 +20,8 @@ COMPANIONS = {"evssm": ("evssm-four-direction", "evssm-no-geot"), "evssm2": ("ev
 )
 def activation(
     networks: Annotated[
-        list[str], typer.Argument(help="EVSSM or its variants from `evssm list`, or your own as package.module:callable.")
+        list[str],
+        typer.Argument(help="EVSSM or its variants from `evssm list`, or your own as package.module:callable."),
     ],
     weights: Annotated[
         list[str] | None,
@@ -53,11 +54,15 @@ def activation(
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("activation"),
 ) -> None:
     """What a pixel gathers in every selective scan (Fig. 6): a picture, the maps as .npz, their checks as .json."""
-    from analysis.activation_panels import activation_panels
+    from analysis.activation_panels import SCALES, activation_panels
+    from analysis.activation_plots import STYLES
     from analysis.kept_rows import kept_rows
     from analysis.panels import save_figure
     from evssm.sidecar import command_line, write_sidecar
 
+    for option, given, known in (("scale", scale, SCALES), ("style", style or "log", STYLES)):
+        if given not in known:
+            raise ValueError(f"--{option} {given} is unknown; choose from {', '.join(known)}")
     name, photograph = _photograph(image, size)
     asked = list(dict.fromkeys(networks))
     files = {one: file_for(one, asked, weights or []) for one in asked}

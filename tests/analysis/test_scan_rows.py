@@ -4,6 +4,7 @@ from math import exp
 
 import pytest
 import torch
+from explicit_scan import matrix
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
@@ -24,27 +25,6 @@ def random_scan(l, k=3, n=2, g=1, p=1, shared=False):
         torch.randn(g, n, l, **number),
         torch.randn(k * p, **number),
     )
-
-
-def matrix(scan, level):
-    """The whole matrix, entry by entry from products of single decays: no sums of delta, no chunks."""
-    k, l = scan.delta.shape
-    n, groups = scan.B.shape[1], len(scan.B)
-    out = torch.zeros(k, l, l, dtype=torch.float64)
-    for i in range(k):
-        group = i // (k // groups)
-        for t in range(l):
-            decay = torch.ones(n, dtype=torch.float64)
-            for s in range(t, -1, -1):
-                C, B = (x[group, :, at] for x, at in ((scan.C, t), (scan.B, s)))
-                factors = {"A0": C * B, "A1": decay, "A2": C * decay * B}
-                factors["A3"] = factors["A4"] = scan.delta[i, s] * factors["A2"]
-                out[i, t, s] = factors[level].sum()
-                decay = decay * (scan.delta[i, s] * scan.A[i].expand(n)).exp()
-    if level == "A4":
-        out = out.repeat_interleave(len(scan.D) // k, dim=0)
-        out += torch.diag_embed(scan.D[:, None].expand(-1, l))
-    return out
 
 
 @pytest.mark.parametrize("level", SCAN_LEVELS)
