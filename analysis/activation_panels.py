@@ -37,8 +37,8 @@ def activation_panels(
     """For each named network the image with a red star, then one map per module, what its scan can reach outlined.
 
     `scale` is "each", every map relative to its own largest value, which stands below it, or "shared", relative to the
-    largest of the network. `style` is that of `draw_activation`; by default "signed" for maps that keep their sign, else
-    "log" over `decades`. `width` is in inches. The caption says level, reduction, scale and mode. Drawn under
+    largest of the network. `style` is that of `draw_activation`; by default "signed" for maps that keep their sign,
+    else "log" over `decades`. `width` is in inches. The caption says level, reduction, scale and mode. Drawn under
     `PAPER_STYLE`; saving is the caller's.
     """
     if scale not in SCALES:

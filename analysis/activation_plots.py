@@ -13,7 +13,14 @@ from matplotlib.patheffects import withStroke
 from analysis.field_statistics import Number
 from analysis.plots import SIGNED_POWER, draw_untrained_badge
 
-STAR = {"marker": "*", "s": 34, "facecolor": "#e8112d", "edgecolor": "white", "linewidth": 0.6, "zorder": 5}
+STAR: dict[str, Any] = {
+    "marker": "*",
+    "s": 34,
+    "facecolor": "#e8112d",
+    "edgecolor": "white",
+    "linewidth": 0.6,
+    "zorder": 5,
+}
 """The mark of the query; its size is in points, whatever the size of the image."""
 
 
@@ -48,9 +55,10 @@ def draw_activation(
 
     `field` has pixels of `stride` image px and a query at its pixel `cell`, whose middle bears the red star; `size` is
     that of the image, what lies beyond is padding and cut off. `support`, a mask of the same pixels, is outlined with
-    dashes, and grey lies over all outside it. `style` is "log", log10 of absolute values down to `decades`, below which all looks like 0; "linear",
-    absolute values from 0; or "signed", red above 0 and blue below, the root of the size. Negative values in the first
-    two are shown by their size. A map of zeros is shown as such. `untrained` writes so into the picture.
+    dashes, and grey lies over all outside it. `style` is "log", log10 of absolute values down to `decades`, below which
+    all looks like 0; "linear", absolute values from 0; or "signed", red above 0 and blue below, the root of the size.
+    Negative values in the first two are shown by their size. A map of zeros is shown as such. `untrained` writes so
+    into the picture.
 
     Raises `ValueError` for another style and for values that are not finite.
     """

@@ -1,7 +1,8 @@
 """Activation maps of selective scans (Kong et al. 2025, Fig. 6): rows of the implicit attention, module by module."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from analysis.borrow import borrowed
 from analysis.inputs import check_fit, single_images
 from analysis.module_rows import Line, Site, module_column, module_row
+from analysis.own_scans import Layouts, laid_out, recorded_scans, rows_as_they_lie
 from analysis.queries import query_positions
 from analysis.scan_row import NORMALISATIONS, REDUCTIONS, ScanRow, normalised, reduced
 from analysis.stamp import image_sha256, network_stamp
@@ -19,6 +21,8 @@ from evssm.mixer import SS2D
 from evssm.models.evssm import Block
 from evssm.models.stages import Stage, stages
 
+Network = Callable[..., Any]
+
 SCANNING = (SS2D, Mamba2)
 """The modules whose scans are known."""
 
@@ -26,7 +30,7 @@ Query = Any  # (row, column), or "centre"
 
 
 def scan_row(
-    net: nn.Module,
+    net: Network,
     image: Tensor,
     query: Query,
     stage: str,
@@ -41,16 +45,17 @@ def scan_row(
     `level` one of `LEVELS`. The map holds alpha[t, s] for every s, t the query: the row of the matrix that the scan
     applies to its input (`analysis.scan_rows`), in time that grows with the number of pixels. Where the network works
     in windows, those around the query are stitched and averaged as it averages them; directions are added as it adds
-    them before its norm. `trained` says what you know
-    about the weights; `options` are those of `ScanCache.row`; for several queries or stages, use `ScanCache`.
+    them before its norm. `trained` says what you know about the weights; `options` are those of `ScanCache.row`. For
+    several queries or stages, and for networks that are not ours, see `ScanCache`.
 
-    Raises `LookupError` for a stage that does not exist or does not scan, and `ValueError` for a query outside the image.
+    Raises `LookupError` for a stage that does not exist or does not scan, and `ValueError` for a query outside the
+    image.
     """
     return ScanCache(net, image, stage, trained=trained).row(query, stage, level=level, **options)
 
 
 def scan_column(
-    net: nn.Module,
+    net: Network,
     image: Tensor,
     query: Query,
     stage: str,
@@ -67,7 +72,7 @@ def scan_column(
 
 
 def activation_maps(
-    net: nn.Module,
+    net: Network,
     image: Tensor,
     query: Query,
     stages: str | Sequence[str] | None = None,
@@ -93,14 +98,19 @@ class ScanCache:
 
     def __init__(
         self,
-        net: nn.Module,
+        net: Network,
         image: Tensor,
         stages: str | Sequence[str] | None = None,
         *,
         trained: bool | None = None,
+        layout: Layouts | None = None,
     ) -> None:
         """`image` is `3 h w` or `1 3 h w`; `stages` are patterns of stage names, all that scan by default; `trained`
         says what you know about the weights where the network has no `provenance`.
+
+        Of a network whose stages hold no mixer of ours, or with a `layout`, the calls of `evssm.selective_scan` are
+        taken, named "scan.0", "scan.1" ...; `layout` says of each how its steps lie, by default row by row, upright
+        (`analysis.own_scans`). They are held whole, and known at levels A0-A4.
 
         Raises `LookupError` where no scanning stage matches and `ValueError` for anything but one image.
         """
@@ -109,17 +119,17 @@ class ScanCache:
             raise ValueError(f"one image at a time, please; got {len(found)}")
         (x,) = found
         check_fit(net, x)
-        chosen = scanning_stages(net, [stages] if isinstance(stages, str) else stages)
+        patterns = [stages] if isinstance(stages, str) else stages
         self.size: tuple[int, int] = (x.shape[-2], x.shape[-1])
         self._net = net
         self._stamp = {**network_stamp(net), "image": image_sha256(x)}
         if trained is not None:
             self._stamp["trained"] = trained
-        with borrowed(net), torch.no_grad(), _entering(net, chosen) as sites:
-            net(x)
-        if silent := [stage.name for stage in chosen if stage.name not in sites]:
-            raise LookupError(f"the network did not run {silent[0]} on this image, so it has no map there")
-        self._sites = sites
+        with borrowed(net), torch.no_grad():
+            if layout is None and knows_its_scans(net):
+                self._sites = _entering(net, x, scanning_stages(net, patterns))
+            else:
+                self._sites = _of_own(net, x, layout or rows_as_they_lie(self.size), patterns)
 
     @property
     def names(self) -> list[str]:
@@ -129,7 +139,7 @@ class ScanCache:
     @property
     def bytes(self) -> int:
         """Memory of what is held."""
-        return sum(site.x.nbytes for site in self._sites.values())
+        return sum(site.nbytes for site in self._sites.values())
 
     def row(
         self,
@@ -180,9 +190,7 @@ class ScanCache:
         """The answers of all stages held, or of those that match a pattern; `progress` is called with (done, total)."""
         names = self.names
         if stages is not None:
-            patterns = [stages] if isinstance(stages, str) else stages
-            wanted = {stage.name for stage in scanning_stages(self._net, patterns)}
-            names = [name for name in names if name.partition("#")[0] in wanted]
+            names = self._matching([stages] if isinstance(stages, str) else stages)
         found = {}
         for done, name in enumerate(names, start=1):
             found[name] = self.row(query, name, **options)
@@ -190,14 +198,21 @@ class ScanCache:
                 progress(done, len(names))
         return found
 
+    def _matching(self, patterns: Sequence[str]) -> list[str]:
+        """The names held that match one of the patterns."""
+        if any(site.bare is not None for site in self._sites.values()):
+            return _fitting(self.names, patterns)
+        wanted = {stage.name for stage in scanning_stages(self._net, patterns)}
+        return [name for name in self.names if name.partition("#")[0] in wanted]
+
     def _resolved(self, stage: str) -> str:
         if stage in self._sites:
             return stage
-        names = [found.name for found in scanning_stages(self._net, [stage])]
-        if len(names) != 1:
+        names = self._matching([stage])
+        if not names:
+            raise LookupError(f"{stage} is not in this cache, which holds {', '.join(self.names)}")
+        if len(names) > 1:
             raise LookupError(f"{stage} holds {len(names)} scans: {', '.join(names)}; name one of them")
-        if names[0] not in self._sites:
-            raise LookupError(f"{names[0]} is not in this cache, which holds {', '.join(self.names)}")
         return names[0]
 
     def _upright(
@@ -243,7 +258,7 @@ class ScanCache:
 
 
 def query_pixel(query: Query, h: int, w: int) -> tuple[int, int]:
-    """The one pixel (row, column) that `query` names in an image of `h w`; `ValueError` for none, several or outside."""
+    """The pixel (row, column) that `query` names in an image of `h w`; `ValueError` for several and one outside."""
     if isinstance(query, str) and query != "centre":
         raise ValueError(f'no query "{query}"; give one pixel, ROW,COLUMN, or "centre"')
     found = query_positions(query, h, w)
@@ -252,7 +267,7 @@ def query_pixel(query: Query, h: int, w: int) -> tuple[int, int]:
     return found[0]
 
 
-def scanning_stages(net: nn.Module, patterns: Iterable[str] | None = None) -> list[Stage]:
+def scanning_stages(net: Any, patterns: Iterable[str] | None = None) -> list[Stage]:
     """The stages of `net` whose module scans, in the order of the forward pass.
 
     A pattern (`*` and `?`) chooses them by our name, by the official one or by that of the block they stand in. Raises
@@ -273,9 +288,14 @@ def scanning_stages(net: nn.Module, patterns: Iterable[str] | None = None) -> li
     return [stage for stage in scanning if stage.name in chosen]
 
 
-@contextmanager
-def _entering(net: nn.Module, chosen: Sequence[Stage]) -> Iterator[dict[str, Site]]:
-    """What enters the blocks' branches at these stages while the block runs, in the order in which it does."""
+def knows_its_scans(net: Any) -> bool:
+    """Whether a stage of the network is one of our mixers."""
+    found = getattr(net, "stages", None) or ()
+    return isinstance(net, nn.Module) and any(isinstance(net.get_submodule(stage.name), SCANNING) for stage in found)
+
+
+def _entering(net: Any, x: Tensor, chosen: Sequence[Stage]) -> dict[str, Site]:
+    """What enters the blocks' branches at these stages as the network runs on `x`, in that order."""
     sites: dict[str, Site] = {}
     with ExitStack() as stack:
         for stage in chosen:
@@ -290,9 +310,41 @@ def _entering(net: nn.Module, chosen: Sequence[Stage]) -> Iterator[dict[str, Sit
                 while key in sites:
                     calls += 1
                     key = f"{stage.name}#{calls}"
-                x = inputs[0].detach().clone()
-                sites[key] = Site(stage.name, mixer, norm, x, stage.stride, stage.frame, stage.window)
+                entered = inputs[0].detach().clone()
+                sites[key] = Site(stage.name, mixer, norm, entered, stage.stride, stage.frame, stage.window)
 
-            handle = (mixer if norm is None else norm).register_forward_pre_hook(keep)
-            stack.callback(handle.remove)
-        yield sites
+            stack.callback((mixer if norm is None else norm).register_forward_pre_hook(keep).remove)
+        net(x)
+    if silent := [stage.name for stage in chosen if stage.name not in sites]:
+        raise LookupError(f"the network did not run {silent[0]} on this image, so it has no map there")
+    return sites
+
+
+def _of_own(net: Network, x: Tensor, layout: Layouts, patterns: Iterable[str] | None) -> dict[str, Site]:
+    """The scans that run through our operator as any network runs on `x`, laid out on their maps."""
+    with recorded_scans() as scans:
+        net(x)
+    if not scans:
+        raise LookupError(
+            "this network ran no selective scan that can be seen: let it call evssm.selective_scan, not backend "
+            "'reference'; activation maps are rows of a selective scan"
+        )
+    sites = {}
+    for number, scan in enumerate(scans):
+        found = layout(number, scan.u.shape[1])
+        bare = laid_out(scan, number, found)
+        place = scan.u[:1].reshape(1, 1, found.h, found.w)
+        sites[f"scan.{number}"] = Site(f"scan.{number}", nn.Identity(), None, place, found.stride, bare=bare)
+    names = _fitting(list(sites), patterns)
+    return {name: sites[name] for name in names}
+
+
+def _fitting(names: list[str], patterns: Iterable[str] | None) -> list[str]:
+    """The names that fit a pattern, all of them without patterns; `LookupError` for one that fits none."""
+    wanted = []
+    for pattern in ["*"] if patterns is None else patterns:
+        fit = [name for name in names if fnmatchcase(name, pattern)]
+        if not fit:
+            raise LookupError(f"no scan matches {pattern!r}; there are {', '.join(names)}")
+        wanted += fit
+    return [name for name in names if name in wanted]

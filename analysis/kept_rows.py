@@ -7,9 +7,9 @@ from typing import Any
 from zipfile import is_zipfile
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
-from analysis.activations import ScanCache, query_pixel, scanning_stages
+from analysis.activations import ScanCache, knows_its_scans, query_pixel, scanning_stages
 from analysis.scan_row import ScanRow
 from analysis.stamp import image_sha256, network_stamp
 from evssm.provenance import existing_file, written_whole
@@ -54,14 +54,14 @@ def load_rows(path: str | Path) -> dict[str, ScanRow]:
 
 
 def _row(name: str, facts: dict[str, Any], entries: Any) -> ScanRow:
-    arrays = {part: entries[f"{name}/{part}"] for part in ARRAYS if f"{name}/{part}" in entries}
-    arrays.setdefault("per_channel", None)
-    return ScanRow(**arrays, **{key: tuple(value) if key in PAIRS else value for key, value in facts.items()})
+    arrays: dict[str, Any] = {part: entries[f"{name}/{part}"] for part in ARRAYS if f"{name}/{part}" in entries}
+    others = {key: tuple(value) if key in PAIRS else value for key, value in facts.items()}
+    return ScanRow(**{"per_channel": None, **arrays, **others})
 
 
 def kept_rows(
     path: str | Path,
-    net: nn.Module,
+    net: Callable[..., Any],
     image: Tensor,
     query: tuple[int, int] | str,
     stages: str | Sequence[str] | None = None,
@@ -72,10 +72,13 @@ def kept_rows(
 ) -> dict[str, ScanRow]:
     """`activation_maps` without channels, which `path` holds from then on.
 
-    Where `path` already answers for the same weights, image, query, stages, level and reduction, it is read.
+    Where `path` already answers for the same weights, image, query, stages, level and reduction, it is read. Networks
+    whose stages are not known to scan are always computed.
     """
     path, image = Path(path), image.reshape(1, *image.shape[-3:])
-    names = [stage.name for stage in scanning_stages(net, [stages] if isinstance(stages, str) else stages)]
+    names = None
+    if knows_its_scans(net):
+        names = [stage.name for stage in scanning_stages(net, [stages] if isinstance(stages, str) else stages)]
     stamp = network_stamp(net)
     place = query_pixel(query, image.shape[-2], image.shape[-1])
     question = {

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from analysis import scan_rows
+from analysis.own_scans import BareScans
 from analysis.scan_branches import Branch, Mask, take_apart
 from analysis.scan_rows import SCAN_LEVELS, Scan, first, scan_output, with_skip
 from evssm.geometry import D4, IDENTITY
@@ -46,6 +47,8 @@ class Site:
     stride: int = 1
     frame: D4 = IDENTITY
     window: int | None = None
+    bare: BareScans | None = None
+    """The scans themselves, where nothing is known of the module around them; of `x` then only the size counts."""
 
     def windows(self) -> list[Window]:
         """The windows that the mixer sees the map in."""
@@ -54,6 +57,21 @@ class Site:
             return [(slice(0, h), slice(0, w))]
         rows, columns = ([slice(o, o + min(self.window, n)) for o in window_origins(n, self.window)] for n in (h, w))
         return [(r, c) for r in rows for c in columns]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of what is held."""
+        if self.bare is None:
+            return self.x.nbytes
+        return sum(tensor.nbytes for _, scan in self.bare.scans for tensor in scan)
+
+    def around(self, cell: Cell) -> list[Window]:
+        """The windows that hold a pixel."""
+        return [w for w in self.windows() if all(s.start <= at < s.stop for at, s in zip(cell, w, strict=True))]
+
+    def scanned(self, window: Window) -> Branch | BareScans:
+        """What is scanned in one window."""
+        return self.branch(window) if self.bare is None else self.bare
 
     def branch(self, window: Window) -> Branch:
         """The mixer taken apart for one window."""
@@ -82,8 +100,8 @@ class Part(NamedTuple):
     seen: list[Mask]
     rebuilt: Float[Tensor, " _"]
     output: Float[Tensor, " _"]
-    skip: Float[Tensor, " d"] | None = None
-    """D u at the query, which a row's check leaves out of both sides: it is large, and would hide errors."""
+    skip: Float[Tensor, " d"]
+    """D u at the query, which the check leaves out of both sides: it is large, and would hide errors."""
 
 
 def module_row(site: Site, cell: Cell, level: str, *, residual: bool = True) -> Line:
@@ -94,22 +112,26 @@ def module_row(site: Site, cell: Cell, level: str, *, residual: bool = True) -> 
     """
     if level not in LEVELS:
         raise ValueError(f'no level "{level}" of a row; choose from {", ".join(LEVELS)}')
+    if site.bare is not None and level not in SCAN_LEVELS:
+        raise ValueError(f"of {site.name} only the scan is known; choose from {', '.join(SCAN_LEVELS)}, not {level}")
     if level in ("A6", "A7"):
         return _branch_row(site, cell, level, residual)
-    around = [window for window in site.windows() if _inside(cell, window)]
-    parts, total, emphasis = [], None, None
-    support = torch.zeros(site.x.shape[-2:], dtype=torch.bool)
-    for window in around:
-        branch, place = site.branch(window), _within(cell, window)
-        part = _gated(branch, place) if level == "A5" else _gathered(branch, place, level)
+    parts, emphasis, share = [], None, 1 / len(site.around(cell))
+    total, support = None, torch.zeros(site.x.shape[-2:], dtype=torch.bool)
+    for window in site.around(cell):
+        place = _within(cell, window)
+        if level == "A5":
+            branch: Branch | BareScans = site.branch(window)
+            part = _gated(site.branch(window), place)
+        else:
+            branch = site.scanned(window)
+            part = _gathered(branch, place, level)
         support[window] |= branch.reach(part.seen, level)
-        if total is None:
-            total = part.line.new_zeros(len(part.line), *support.shape)
-            emphasis = branch.loudness * (1 if level == "A5" else branch.gate(place).abs())
-        total[(..., *window)] += part.line / len(around)
+        emphasis = branch.emphasis(place, level) if emphasis is None else emphasis
+        total = _into(total, part.line * share, window, site)
         parts.append(part)
     assert total is not None
-    rebuilt, output = (torch.stack([part[side] for part in parts]).mean(dim=0) for side in (2, 3))
+    rebuilt, output = (torch.stack(sides).mean(dim=0) for sides in _sides(parts))
     return Line(total, support, rebuilt, output, emphasis)
 
 
@@ -117,25 +139,21 @@ def module_column(site: Site, cell: Cell, level: str) -> Line:
     """Where the scan's input at `cell` goes, at levels A0-A4; the check sends that pixel's input alone through it."""
     if level not in SCAN_LEVELS:
         raise ValueError(f'no level "{level}" of a column; choose from {", ".join(SCAN_LEVELS)}')
-    parts, total = [], None
-    support = torch.zeros(site.x.shape[-2:], dtype=torch.bool)
+    parts, total, support = [], None, torch.zeros(site.x.shape[-2:], dtype=torch.bool)
+    for window in site.around(cell):
+        branch = site.scanned(window)
+        part = _sent(branch, _within(cell, window), level)
+        support[window] |= branch.reach(part.seen, level)
+        total = _into(total, part.line, window, site)
+        parts.append(part)
+    assert total is not None
     cover = site.x.new_zeros(site.x.shape[-2:])
     for window in site.windows():
         cover[window] += 1
-        if _inside(cell, window):
-            branch = site.branch(window)
-            part = _sent(branch, _within(cell, window), level)
-            support[window] |= branch.reach(part.seen, level)
-            if total is None:
-                total = part.line.new_zeros(len(part.line), *support.shape)
-            total[(..., *window)] += part.line
-            parts.append(part)
-    assert total is not None
-    rebuilt, output = (torch.cat([part[side] for part in parts]) for side in (2, 3))
-    return Line(total / cover, support, rebuilt, output)
+    return Line(total / cover, support, *(torch.cat(sides) for sides in _sides(parts)))
 
 
-def _gathered(branch: Branch, cell: Cell, level: str) -> Part:
+def _gathered(branch: Branch | BareScans, cell: Cell, level: str) -> Part:
     """A row of the sum of all directions, over the scan's input; checked at level A3, whatever is shown."""
     parts, (h, w) = [], branch.size
     for turn, scan in branch.scans:
@@ -153,7 +171,7 @@ def _gathered(branch: Branch, cell: Cell, level: str) -> Part:
     return _merged(parts)
 
 
-def _sent(branch: Branch, cell: Cell, level: str) -> Part:
+def _sent(branch: Branch | BareScans, cell: Cell, level: str) -> Part:
     """A column of the sum of all directions, over the scan's output; checked at level A3, whatever is shown."""
     parts, (h, w) = [], branch.size
     for turn, scan in branch.scans:
@@ -165,7 +183,8 @@ def _sent(branch: Branch, cell: Cell, level: str) -> Part:
         shared = repeat(alpha, "k l -> (k p) l", p=len(alone) // len(alpha))
         responses = (shared * scan.u[:, s, None], scan_output(skipless, alone))
         rebuilt, output = (_as_map(response, turn, h, w).flatten() for response in responses)
-        parts.append(Part(_as_map(shown, turn, h, w), [_seen(turn, cell, h, w, after=True)], rebuilt, output))
+        seen = [_seen(turn, cell, h, w, after=True)]
+        parts.append(Part(_as_map(shown, turn, h, w), seen, rebuilt, output, scan.D * scan.u[:, s]))
     return _merged(parts)
 
 
@@ -173,13 +192,14 @@ def _gated(branch: Branch, cell: Cell) -> Part:
     """Level A5: a row over the values before the convolution."""
     scan, gate = _gathered(branch, cell, "A4"), branch.gate(cell)
     line, bias = branch.before(gate[:, None, None] * scan.line)
-    return Part(line, scan.seen, (line * branch.values).sum(dim=(1, 2)) + bias, gate * (scan.output + scan.skip))
+    rebuilt = (line * branch.values).sum(dim=(1, 2)) + bias
+    return Part(line, scan.seen, rebuilt, gate * (scan.output + scan.skip), gate * scan.skip)
 
 
 def _branch_row(site: Site, cell: Cell, level: str, residual: bool) -> Line:
     """Levels A6 and A7: a row over the block's map, in the direction of the branch's own output at the query."""
     residual = residual and site.norm is not None
-    around = [window for window in site.windows() if _inside(cell, window)]
+    around = site.around(cell)
     answer = _answer(site, site.x, around, cell, residual)
     strength = answer.norm()
     if not strength > 0:
@@ -256,11 +276,22 @@ def _merged(parts: list[Part]) -> Part:
     first_line, *lines = (part.line for part in parts)
     for line in lines:  # one after the other: stacked, four directions would need twice the memory
         first_line = first_line + line
-    rebuilt, output = (torch.stack([part[side] for part in parts]).sum(dim=0) for side in (2, 3))
-    skips = [part.skip for part in parts if part.skip is not None]
-    return Part(
-        first_line, [part.seen[0] for part in parts], rebuilt, output, torch.stack(skips).sum(0) if skips else None
-    )
+    rebuilt, output = (torch.stack(sides).sum(dim=0) for sides in _sides(parts))
+    skip = torch.stack([part.skip for part in parts]).sum(dim=0)
+    return Part(first_line, [part.seen[0] for part in parts], rebuilt, output, skip)
+
+
+def _sides(parts: list[Part]) -> tuple[list[Tensor], list[Tensor]]:
+    """The two sides of all parts' checks."""
+    return [part.rebuilt for part in parts], [part.output for part in parts]
+
+
+def _into(total: Tensor | None, line: Float[Tensor, "k h w"], window: Window, site: Site) -> Float[Tensor, "k H W"]:
+    """A window's line added to those of the whole map."""
+    if total is None:
+        total = line.new_zeros(len(line), *site.x.shape[-2:])
+    total[(..., *window)] += line
+    return total
 
 
 def _applied(alpha: Float[Tensor, "k l"], scan: Scan) -> Float[Tensor, " d"]:
@@ -285,10 +316,6 @@ def _step(turn: D4, cell: Cell, h: int, w: int) -> int:
     """The step at which one direction's scan comes to a pixel."""
     r, c = turn.points(cell, h, w)
     return r * turn.size(h, w)[1] + c
-
-
-def _inside(cell: Cell, window: Window) -> bool:
-    return all(span.start <= at < span.stop for at, span in zip(cell, window, strict=True))
 
 
 def _within(cell: Cell, window: Window) -> Cell:

@@ -19,7 +19,6 @@ from analysis.scan_rows import Scan
 from evssm.geometry import D4, IDENTITY
 from evssm.mamba2 import Mamba2
 from evssm.mixer import SS2D
-from evssm.shapes import Image
 
 Channels = Float[Tensor, " d"]
 Values = Float[Tensor, "d h w"]
@@ -72,10 +71,11 @@ class SS2DBranch:
         """A row over `values` as one over the mixer's input."""
         return einsum(self._mixer.in_proj.weight.chunk(2)[0], line, "d c, d h w -> c h w")
 
-    @property
-    def loudness(self) -> Channels:
-        """How strongly each gated channel enters the output: the norm of its column of the projection back."""
-        return self._mixer.out_proj.weight.norm(dim=0)
+    def emphasis(self, cell: tuple[int, int], level: str) -> Channels:
+        """How strongly each channel of a row enters the output: its column's norm in the projection back, times its
+        gate where the row does not hold it already."""
+        loudness = self._mixer.out_proj.weight.norm(dim=0)
+        return loudness if level == "A5" else loudness * self.gate(cell).abs()
 
     def reach(self, seen: Sequence[Mask], level: str) -> Mask:
         """The input pixels that can count at `level`, where each direction's scan sees its mask of the map."""
@@ -130,9 +130,9 @@ class Mamba2Branch:
     def to_input(self, line: Values) -> Float[Tensor, "c h w"]:
         return einsum(self._in_proj(1), line, "d c, d h w -> c h w")
 
-    @property
-    def loudness(self) -> Channels:
-        return self._mixer.out_proj.weight.norm(dim=0)
+    def emphasis(self, cell: tuple[int, int], level: str) -> Channels:
+        loudness = self._mixer.out_proj.weight.norm(dim=0)
+        return loudness if level == "A5" else loudness * self.gate(cell).abs()
 
     def reach(self, seen: Sequence[Mask], level: str) -> Mask:
         (mask,) = seen  # the convolution looks only back, where the scan looks anyway

@@ -11,7 +11,7 @@ REDUCTIONS: dict[str, str] = {
     "abs": "mean over channels of the absolute value",
     "rms": "root of the mean square over channels",
     "signed": "mean over channels, signs kept",
-    "output": "mean over channels of the absolute value, each weighted by its gate and its norm in the output projection",
+    "output": "mean over channels of the absolute value, weighted by gate and norm in the output projection",
 }
 NORMALISATIONS: dict[str, Callable[[np.ndarray], float]] = {
     "none": lambda field: 1.0,
@@ -26,10 +26,10 @@ class ScanRow:
 
     All maps are at the module's scale, a pixel of theirs being `stride` image pixels wide, and cover the image with the
     padding that the network gave it; `inside` cuts the padding off. `query` is (row, column) in the image, `cell` the
-    pixel of the maps that holds it. `per_channel` keeps every sign (levels A0-A3 have a row per decay, shared by equally
-    many channels, A4 and A5 one per channel of the scan, A6 and A7 one per channel of the block's map), or is `None`
-    where it was not wanted; `map` is its `reduction`, divided by its `normalisation`. `support` is where the architecture
-    allows anything but zero. `rebuilt` and `output` are compared by `check`.
+    pixel of the maps that holds it. `per_channel` keeps every sign (levels A0-A3 have a row per decay, shared by
+    equally many channels, A4 and A5 one per channel of the scan, A6 and A7 one per channel of the block's map), or is
+    `None` where it was not wanted; `map` is its `reduction`, divided by its `normalisation`. `support` is where the
+    architecture allows anything but zero. `rebuilt` and `output` are compared by `check`.
     """
 
     map: Float[np.ndarray, "h w"]

@@ -106,7 +106,7 @@ def with_skip(scan: Scan, line: Float[Tensor, "k l"], t: int) -> Float[Tensor, "
 
 
 def scan_output(scan: Scan, u: Float[Tensor, "d l"] | None = None) -> Float[Tensor, "d l"]:
-    """y by the scan itself, not by rows, with `u` in place of the scan's own if given: what rows are checked against."""
+    """y by the scan itself, of `u` in place of its own if given: what rows are checked against."""
     u = scan.u if u is None else u
     per_decay = len(u) // len(scan.delta)
     if scan.A.shape[1] == 1:

@@ -213,7 +213,7 @@ def test_activation_of_a_bundled_photograph_without_companions(run, tmp_path):
     ("words", "part"),
     [
         (("evssm-compact",), "--untrained"),
-        (("nafnet-compact", "--untrained", "--size", "32"), "no stage of this NAFNet scans"),
+        (("nafnet-compact", "--untrained", "--size", "32"), "no selective scan that can be seen"),
         (("evssm-compact", "--untrained", "--size", "32", "--query", "40,3"), "outside the image"),
         (("evssm-compact", "--untrained", "--size", "32", "--query", "top"), "ROW,COLUMN"),
         (("evssm-compact", "--untrained", "--size", "32", "--level", "A9"), "choose from A0"),

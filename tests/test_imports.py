@@ -20,7 +20,13 @@ ORDER = [
     *("analysis.inputs", "analysis.queries", "analysis.borrow", "analysis.sensitivity", "analysis.stamp"),
     *("analysis.field_statistics", "analysis.bootstrap", "analysis.field", "analysis.erf", "analysis.kept"),
     *("analysis.summary", "analysis.plots", "analysis.panels"),
-    *("analysis.scan_rows", "analysis.scan_branches", "analysis.module_rows", "analysis.scan_row"),
+    *(
+        "analysis.scan_rows",
+        "analysis.own_scans",
+        "analysis.scan_branches",
+        "analysis.module_rows",
+        "analysis.scan_row",
+    ),
     *("analysis.activations", "analysis.kept_rows", "analysis.activation_plots", "analysis.activation_panels"),
     "analysis",
     *(

@@ -246,10 +246,10 @@ def test_padding_is_told_apart_from_the_image():
     [
         (
             LookupError,
-            "no stage of this NAFNet scans",
+            "no selective scan that can be seen",
             lambda: ScanCache(build("nafnet-compact"), torch.rand(3, 32, 32)),
         ),
-        (LookupError, "does not say where", lambda: ScanCache(nn.Identity(), torch.rand(3, 32, 32))),
+        (LookupError, "no selective scan that can be seen", lambda: ScanCache(nn.Identity(), torch.rand(3, 32, 32))),
         (LookupError, "near it", lambda: scan_row(tiny(), an_image(), (0, 0), "encoder.7.0")),
         (LookupError, "nothing that matches 'embed' scans", lambda: scan_row(tiny(), an_image(), (0, 0), "embed")),
         (LookupError, "name one of them", lambda: scan_row(tiny(), an_image(), (0, 0), "encoder.0.*")),

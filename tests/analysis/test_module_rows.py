@@ -167,7 +167,7 @@ def test_windows_are_stitched_as_the_mixer_averages_them(kind, level):
     site = a_site(kind, h, w, window=edge)
     site.mixer.window = edge
     entering = site.norm(site.x)
-    around = [window for window in site.windows() if module_rows._inside(cell, window)]
+    around = site.around(cell)
     assert len(around) == 4
     line = module_row(site, cell, level)
     assert (line.per_channel[:, ~line.support] == 0).all()
