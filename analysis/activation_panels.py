@@ -20,6 +20,9 @@ from analysis.scan_row import REDUCTIONS, ScanRow
 SCALES = ("each", "shared")
 """Whose largest value is 1: every map's own, or that of all maps of a network."""
 
+DOTS = 256
+"""Dots along a panel, below which a line of one pixel would be lost."""
+
 LINE = 0.15
 """Inches of a line of text above or below a panel."""
 
@@ -98,15 +101,22 @@ def caption(rows: list[ScanRow], scale: str, style: str, decades: Number) -> str
     how = {"log": f"log scale, {decades:g} decades", "linear": "linear scale", "signed": "signed root scale"}[style]
     whose = "each map relative to its own maximum, given below it" if scale == "each" else "maps of a network alike"
     windows = sorted({row.provenance["window"] for row in rows} - {None}, reverse=True)
+    pools = {_pool(row) for row in rows}
+    dots = f", a dot the largest of up to {max(pools)} x {max(pools)} map px" if max(pools) > 1 else ""
     mode = f"windows of {', '.join(map(str, windows))} feature px" if windows else "whole map, no windows"
     own = {True: ", the block's own map counted", False: ", the block's own map left out", None: ""}
     direction = f" in the direction of its output{own[row.provenance['residual']]}" if row.level in ("A6", "A7") else ""
     what = "gathers (row of the implicit attention)" if row.kind == "row" else "is sent to (column)"
     return (
         f"What the starred pixel {what} in each module. Level {row.level}: {LEVELS[row.level]}{direction}; "
-        f"{REDUCTIONS[row.reduction]}; {how}, {whose}; grey beyond the dashes: what the order of the scan rules out; "
-        f"{h} x {w} px, {mode}."
+        f"{REDUCTIONS[row.reduction]}; {how}{dots}, {whose}; "
+        f"grey beyond the dashes: what the order of the scan rules out; {h} x {w} px, {mode}."
     )
+
+
+def _pool(row: ScanRow) -> int:
+    """Pixels of a map, squared, that share a dot of its panel."""
+    return max(1, max(row.map.shape) // DOTS)
 
 
 def _draw(ax: Any, row: ScanRow, peak: float | None, style: str, decades: Number) -> None:
@@ -120,6 +130,7 @@ def _draw(ax: Any, row: ScanRow, peak: float | None, style: str, decades: Number
         peak=peak,
         style=style,
         decades=decades,
+        pool=_pool(row),
         untrained=row.untrained,
     )
     ax.set_title(f"{row.stage.removesuffix('.mixer')} (1/{row.stride})", fontsize=6)

@@ -49,6 +49,7 @@ def draw_activation(
     peak: Number | None = None,
     style: str = "log",
     decades: Number = 4,
+    pool: int = 1,
     untrained: bool = False,
 ) -> Axes:
     """Show a map relative to `peak` (its own largest absolute value by default), axes in image px.
@@ -57,8 +58,9 @@ def draw_activation(
     that of the image, what lies beyond is padding and cut off. `support`, a mask of the same pixels, is outlined with
     dashes, and grey lies over all outside it. `style` is "log", log10 of absolute values down to `decades`, below which
     all looks like 0; "linear", absolute values from 0; or "signed", red above 0 and blue below, the root of the size.
-    Negative values in the first two are shown by their size. A map of zeros is shown as such. `untrained` writes so
-    into the picture.
+    Negative values in the first two are shown by their size. A map of zeros is shown as such. Maps with more pixels
+    than the paper has dots lose thin lines; with `pool`, a dot shows the largest in size of so many pixels squared.
+    `untrained` writes so into the picture.
 
     Raises `ValueError` for another style and for values that are not finite.
     """
@@ -67,14 +69,15 @@ def draw_activation(
     if not np.isfinite(field).all():
         raise ValueError("this map holds values that are not finite; compute it in float64, or look into the network")
     peak = np.abs(field).max() if peak is None else peak
-    level, low, high, colours = STYLES[style](field / peak if peak else field, decades)
+    pooled = _largest(field, pool)
+    level, low, high, colours = STYLES[style](pooled / peak if peak else pooled, decades)
+    look: dict[str, Any] = {"cmap": mpl.colormaps[colours], "vmin": low, "vmax": high, "interpolation": "nearest"}
+    ax.imshow(level, extent=_extent(pooled.shape[0], pooled.shape[1], stride * pool), **look)
     h, w = field.shape
-    extent = (-0.5, w * stride - 0.5, h * stride - 0.5, -0.5)
-    ax.imshow(level, vmin=low, vmax=high, cmap=mpl.colormaps[colours], extent=extent, interpolation="nearest")
     if support is not None:
         veil = np.zeros((h, w, 4))
         veil[~support] = mpl.colors.to_rgba("0.75" if style == "signed" else "0.2")
-        ax.imshow(veil, extent=extent, interpolation="nearest")
+        ax.imshow(veil, extent=_extent(h, w, stride), interpolation="nearest")
         _outline(ax, support, stride, dark=style == "signed")
     size = size or (h * stride, w * stride)
     middle = [place * stride + (stride - 1) / 2 for place in cell]
@@ -106,10 +109,27 @@ def _framed(ax: Axes, size: tuple[int, ...], query: tuple[Number, Number]) -> Ax
     return ax
 
 
+def _largest(field: Float[np.ndarray, "h w"], pool: int) -> Float[np.ndarray, "_ _"]:
+    """The largest in size, with its sign, of every `pool x pool` pixels; of fewer at the right and the bottom."""
+    if pool == 1:
+        return field
+    h, w = (-(-side // pool) * pool for side in field.shape)
+    blocks = np.pad(field, ((0, h - field.shape[0]), (0, w - field.shape[1])))
+    blocks = blocks.reshape(h // pool, pool, w // pool, pool).swapaxes(1, 2).reshape(h // pool, w // pool, -1)
+    return np.take_along_axis(blocks, np.abs(blocks).argmax(axis=-1)[..., None], axis=-1)[..., 0]
+
+
+def _extent(h: int, w: int, stride: int) -> tuple[float, float, float, float]:
+    """Where a map lies, in image px."""
+    return (-0.5, w * stride - 0.5, h * stride - 0.5, -0.5)
+
+
 def _free_at_top(support: Bool[np.ndarray, "h w"] | None, cell: tuple[int, int], h: int) -> bool:
-    """Whether the top of a map has more room for a badge than its bottom: less of the support, or else no query."""
-    strip = max(1, h // 5)
-    top, bottom = (0, 0) if support is None else (int(support[:strip].sum()), int(support[-strip:].sum()))
+    """Whether a badge hides less at the top of a map than at its bottom: not the query, little of the support."""
+    strip = max(1, h // 3)
+    if cell[0] < strip or cell[0] >= h - strip or support is None:
+        return 2 * cell[0] > h
+    top, bottom = int(support[:strip].sum()), int(support[-strip:].sum())
     return top < bottom if top != bottom else 2 * cell[0] > h
 
 

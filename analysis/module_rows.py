@@ -165,9 +165,9 @@ def _gathered(branch: Branch | BareScans, cell: Cell, level: str) -> Part:
             shown = with_skip(scan, alpha, t) if level == "A4" else scan_rows.row(scan, t, level)
         past = first(scan, t + 1)._replace(D=torch.zeros_like(scan.D))
         rebuilt, output = _applied(alpha[:, : t + 1], past), scan_output(past)[:, -1]
-        parts.append(
-            Part(_as_map(shown, turn, h, w), [_seen(turn, cell, h, w)], rebuilt, output, scan.D * scan.u[:, t])
-        )
+        skip = scan.D * scan.u[:, t]
+        parts.append(Part(_as_map(shown, turn, h, w), [_seen(turn, cell, h, w)], rebuilt, output, skip))
+        del scan, past  # before the next direction's are made
     return _merged(parts)
 
 

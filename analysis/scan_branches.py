@@ -5,7 +5,7 @@ an activation; after it, it gates, normalises and projects back. Held fixed, an 
 f(v) / v, a gate is a factor per channel, and a norm is a factor for all channels of the pixel.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -35,11 +35,15 @@ class SS2DBranch:
         self._mixer, self._x = mixer, x
         self.size, self.directions = (x.shape[-2], x.shape[-1]), mixer.directions
 
-    @cached_property
-    def scans(self) -> Sequence[tuple[D4, Scan]]:
-        """Each direction's turn and its scan over the turned map, whose sum in the mixer's frame is y."""
-        inputs = self._mixer.scan_inputs(self._x)
-        return [(turn, Scan.of(one)) for turn, one in zip(self.directions, inputs, strict=True)]
+    @property
+    def scans(self) -> Iterator[tuple[D4, Scan]]:
+        """Each direction's turn and its scan over the turned map, whose sum in the mixer's frame is y.
+
+        They are made one by one, anew each time, since together they take many times the memory of the map.
+        """
+        for turn, inputs in zip(self.directions, self._mixer.each_scan(self._x), strict=True):
+            yield turn, Scan.of(inputs)
+            del inputs
 
     @cached_property
     def values(self) -> Values:
@@ -100,9 +104,9 @@ class Mamba2Branch:
         self._mixer, self._x = mixer, x
         self.size, self.directions = (x.shape[-2], x.shape[-1]), (IDENTITY,)
 
-    @cached_property
-    def scans(self) -> Sequence[tuple[D4, Scan]]:
-        return [(IDENTITY, Scan.of(self._mixer.scan_inputs(self._x)))]
+    @property
+    def scans(self) -> Iterator[tuple[D4, Scan]]:
+        yield IDENTITY, Scan.of(self._mixer.scan_inputs(self._x))
 
     @cached_property
     def values(self) -> Values:

@@ -1,5 +1,6 @@
 """The token mixer of EVSSM: a selective scan over a feature map, read row by row in one or several directions."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -76,14 +77,19 @@ class SS2D(nn.Module):
 
     def scan_inputs(self, x: Image) -> tuple[ScanInputs, ...]:
         """What each direction's scan runs on for the branch's input `x` (one window), in `directions`' order."""
+        return tuple(self.each_scan(x))
+
+    def each_scan(self, x: Image) -> Iterator[ScanInputs]:
+        """What `scan_inputs` gives, one direction at a time: at full resolution each takes several times the map."""
         u = self._values(x)
-        found = []
         for k, turn in enumerate(self.directions):
-            turned, delta, B, C = self._selection(u, k, turn)
-            bias = at_least_float32(self.dt_projs_bias[k])[:, None]
-            A, D = self._transition(k)
-            found.append(ScanInputs(turned, F.softplus(at_least_float32(delta) + bias), A, B, C, D))
-        return tuple(found)
+            yield self._inputs(u, k, turn)
+
+    def _inputs(self, u: Image, k: int, turn: D4) -> ScanInputs:
+        turned, delta, B, C = self._selection(u, k, turn)
+        bias = at_least_float32(self.dt_projs_bias[k])[:, None]
+        A, D = self._transition(k)
+        return ScanInputs(turned, F.softplus(at_least_float32(delta) + bias), A, B, C, D)
 
     def _mix(self, x: Image) -> Image:
         u = self._values(x)

@@ -83,6 +83,27 @@ def test_untrained_weights_are_named_where_the_map_has_least(ax, rows, top):
     assert (label.get_position()[1] > 0.5) == top
 
 
+@pytest.mark.parametrize(("row", "top"), [(1, False), (18, True)])
+def test_the_badge_keeps_off_the_query(ax, row, top):
+    mask = np.zeros((20, 20), dtype=bool)
+    mask[row:] = True
+    draw_activation(ax, np.ones((20, 20)), (row, 3), support=mask, untrained=True)
+    assert (ax.texts[0].get_position()[1] > 0.5) == top
+
+
+def test_a_dot_shows_the_largest_of_its_pixels_and_stays_in_place(ax):
+    field = np.zeros((5, 7))
+    field[3, 6], field[0, 1], field[1, 0] = -1, 0.1, -0.5
+    draw_activation(ax, field, (3, 6), stride=2, pool=2, style="signed")
+    (image,) = ax.images
+    expected = np.zeros((3, 4))
+    expected[1, 3], expected[0, 0] = -1, -(0.5**0.5)
+    np.testing.assert_allclose(image.get_array(), expected)
+    assert image.get_extent() == [-0.5, 15.5, 11.5, -0.5]
+    assert ax.get_xlim() == (-0.5, 13.5)
+    assert star_of(ax) == (12.5, 6.5)
+
+
 def test_the_query_lies_at_its_pixel_of_the_image(ax):
     draw_query(ax, np.random.default_rng().random((6, 9, 3)), (4, 7))
     assert star_of(ax) == (7, 4)
