@@ -75,11 +75,10 @@ def row(scan: Scan, t: int, level: str = "A3") -> Float[Tensor, "_ l"]:
     C_t = scan.C[:, :, t, None]
     for span, gap in _gaps_before(scan.delta, t):
         B = scan.B[:, :, span]
-        out[:, span] = _mixed(scan.A, gap, torch.ones_like(B) if level == "A1" else C_t * B, level)
+        entries = _mixed(scan.A, gap, torch.ones_like(B) if level == "A1" else C_t * B, level)
+        out[:, span] = entries * scan.delta[:, span] if level in ("A3", "A4") else entries
         if level != "A0" and _faded(scan, gap[:, 0]):
             break
-    if level in ("A3", "A4"):
-        out *= scan.delta
     return with_skip(scan, out, t) if level == "A4" else out
 
 

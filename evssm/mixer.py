@@ -116,7 +116,7 @@ class SS2D(nn.Module):
 
     def _selection(self, u: Image, k: int, turn: D4) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Direction `k`'s sequence `b d l`, raw step `b d l`, B and C `b n l`."""
-        u = turn(u)
+        u = turn(u).contiguous(memory_format=torch.channels_last)  # one copy here spares slow ones of each part
         s = self._convolved(u, k)
         delta = rearrange(linear(s[:, : self.rank], self.dt_projs_weight[k]), "b d h w -> b d (h w)")
         _, B, C = rearrange(s, "b s h w -> b s (h w)").split((self.rank, self.state, self.state), dim=1)
