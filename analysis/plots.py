@@ -127,10 +127,14 @@ def _annotate(ax: Axes, radii: Mapping[float, Number], untrained: bool, *, colou
     for index, (share, radius) in enumerate(sorted(radii.items())):
         top = index % 2 == 1  # neighbours bear their names on opposite sides, where they cannot meet
         _circle(ax, f"{100 * share:g} %", radius, top, colour=colour, outline=outline)
-    if untrained:
-        box = {"boxstyle": "round,pad=0.25", "facecolor": "black", "edgecolor": "white", "linewidth": 0.4}
-        where: dict[str, Any] = {"transform": ax.transAxes, "ha": "center", "va": "bottom"}
-        ax.text(0.5, 0.04, "untrained weights", fontsize=6, color="white", bbox=box, **where)
+    return draw_untrained_badge(ax) if untrained else ax
+
+
+def draw_untrained_badge(ax: Axes, *, top: bool = False, size: Number = 6) -> Axes:
+    """Say inside the picture, at its bottom or its top, that the weights are untrained; `size` in points."""
+    box = {"boxstyle": "round,pad=0.25", "facecolor": "black", "edgecolor": "white", "linewidth": 0.4}
+    where: dict[str, Any] = {"transform": ax.transAxes, "ha": "center", "va": "top" if top else "bottom"}
+    ax.text(0.5, 0.96 if top else 0.04, "untrained weights", fontsize=size, color="white", bbox=box, **where)
     return ax
 
 

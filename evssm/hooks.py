@@ -121,7 +121,7 @@ def record(net: nn.Module, *patterns: str, grad: bool = False) -> Iterator[Recor
     Raises `LookupError`, with the nearest names, for a pattern that matches nothing.
     """
     if patterns:
-        names = [name for pattern in patterns for name in _matching(net, pattern)]
+        names = [name for pattern in patterns for name in matching(net, pattern)]
     else:
         names = [stage.name for stage in stages(net)]
     known = _stages(net)
@@ -159,7 +159,7 @@ def edit(net: nn.Module, changes: Mapping[str, Callable[[Any], Any]]) -> Iterato
             raise ValueError(f"the change given for {name} returned nothing; return the new output")
         return result
 
-    chosen = [(name, change) for pattern, change in changes.items() for name in _matching(net, pattern)]
+    chosen = [(name, change) for pattern, change in changes.items() for name in matching(net, pattern)]
     with _hooked(net, [(name, partial(changed, name, change)) for name, change in chosen]):
         yield
 
@@ -179,7 +179,7 @@ def _stages(net: nn.Module) -> dict[str, Stage]:
     return {stage.name: stage for stage in getattr(net, "stages", ())}
 
 
-def _matching(net: nn.Module, pattern: str) -> list[str]:
+def matching(net: nn.Module, pattern: str) -> list[str]:
     """The stages that a pattern chooses, or else the modules."""
     official = _official_paths(net)
     containers = (nn.ModuleList, nn.ModuleDict)  # never called, so there is nothing to see

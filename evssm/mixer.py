@@ -1,5 +1,6 @@
 """The token mixer of EVSSM: a selective scan over a feature map, read row by row in one or several directions."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -75,13 +76,15 @@ class SS2D(nn.Module):
 
     def scan_inputs(self, x: Image) -> tuple[ScanInputs, ...]:
         """What each direction's scan runs on for the branch's input `x` (one window), in `directions`' order."""
+        return tuple(self.each_scan(x))
+
+    def each_scan(self, x: Image) -> Iterator[ScanInputs]:
+        """What `scan_inputs` gives, one direction at a time: at full resolution each takes several times the map."""
         u = self._values(x)
-        found = []
         for k, turn in enumerate(self.directions):
             sequence, delta, B, C = select(turn(u), *self._selection(k))
             A, D, bias = self._transition(k)
-            found.append(ScanInputs(sequence, F.softplus(delta + bias[:, None]), A, B, C, D))
-        return tuple(found)
+            yield ScanInputs(sequence, F.softplus(delta + bias[:, None]), A, B, C, D)
 
     def _mix(self, x: Image) -> Image:
         u = self._values(x)

@@ -10,6 +10,7 @@ import typer
 from PIL import Image
 
 from analysis import ERF
+from analysis.kept_rows import load_rows
 from evssm import build, load, save
 from evssm.cli import main
 from evssm.cli.app import app
@@ -258,3 +259,63 @@ def test_what_is_wrong_with_training_and_ablations_is_one_line(run, words, said)
     assert (status, out) == (2, "")
     assert err.count("\n") == 1
     assert said in err
+
+
+def test_activation_leaves_a_picture_the_maps_and_their_checks(run, tmp_path):
+    image = photo(tmp_path / "a.png", (33, 50))
+    words = ("activation", "evssm-compact", "--untrained", "--image", image, "--query", "30,7", "--out", "made")
+    status, out, err = run(*words, "--stages", "encoder.0.*")
+    assert (status, err) == (0, "")
+    *paths, last = out.splitlines()
+    assert paths == ["made/activation.png", "made/activation.pdf", "made/activation.json"]
+    assert "peak memory" in last
+    facts = json.loads((tmp_path / "made" / "activation.json").read_text())
+    names = ["evssm-compact", "evssm-four-direction-compact", "evssm-no-geot-compact"]
+    assert list(facts["maps"]) == sorted(names)
+    for name in names:
+        rows = load_rows(tmp_path / "made" / f"activation_{name}.npz")
+        assert list(rows) == ["encoder.0.0.mixer", "encoder.0.1.mixer"]
+        for stage, row in rows.items():
+            assert row.query == (30, 7)
+            assert row.size == (33, 50)
+            assert facts["maps"][name][stage]["error"] == row.check() < 1e-4
+            assert row.untrained
+    assert Image.open(tmp_path / "made" / "activation.png").text["evssm:command"] == facts["command"]
+    kept = tmp_path / "made" / "activation_evssm-compact.npz"
+    first = kept.stat().st_mtime_ns
+    run(*words, "--stages", "encoder.0.*")
+    assert kept.stat().st_mtime_ns == first
+
+
+def test_activation_of_a_bundled_photograph_without_companions(run, tmp_path):
+    status, out, err = run(
+        *("activation", "evssm2-compact", "--untrained", "--no-compare", "--size", "48x32", "--out", "made"),
+        *("--stages", "decoder.2.1", "--level", "A6", "--reduction", "signed", "--scale", "shared", "--local"),
+    )
+    assert (status, err) == (0, "")
+    assert "reconstruction error" in out
+    assert [path.name for path in (tmp_path / "made").glob("*.npz")] == ["activation_evssm2-compact.npz"]
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (("evssm-compact",), "--untrained"),
+        (("nafnet-compact", "--untrained", "--size", "32"), "no selective scan that can be seen"),
+        (("evssm-compact", "--untrained", "--size", "32", "--query", "40,3"), "outside the image"),
+        (("evssm-compact", "--untrained", "--size", "32", "--query", "top"), "ROW,COLUMN"),
+        (("evssm-compact", "--untrained", "--size", "32", "--level", "A9"), "choose from A0"),
+        (("evssm-compact", "--untrained", "--size", "32", "--stages", "encoder.9"), "near it"),
+        (("evssm-compact", "--untrained", "--size", "32", "--reduction", "max"), "choose from abs"),
+        (("evssm-compact", "--untrained", "--size", "32", "--scale", "page"), "each"),
+        (("evssm-compact", "--untrained", "--size", "32", "--style", "jet"), "linear"),
+        (("evssm-compact", "--untrained", "--image", "missing.png"), "missing.png"),
+    ],
+)
+def test_activation_refuses_in_one_line_and_leaves_no_picture(run, tmp_path, words, part):
+    status, out, err = run("activation", *words)
+    assert (status, out) == (2, "")
+    assert err.startswith("evssm: ")
+    assert err.count("\n") == 1
+    assert part in err
+    assert not list(tmp_path.rglob("*.p*"))

@@ -1,0 +1,128 @@
+"""Selective scans of networks that are not ours: seen through the operator that `evssm.selective_scan` calls.
+
+A network of one's own takes part by calling `evssm.selective_scan` (backend "auto", "torch" or "numba") in place of the
+function it came with; its modules need no names and no stages. What a scan does not say is how its steps lie in the
+image: a layout does.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from analysis.scan_rows import Scan
+from evssm.geometry import D4, IDENTITY
+from evssm.scan import SCAN
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a scan's steps lie: row by row on a map of `h w` pixels, each `stride` image pixels wide.
+
+    `turns` are the turns of the upright map under which equal shares of the channels read it, in order: a single one,
+    or the four of VMamba, whose results are turned back and added.
+    """
+
+    h: int
+    w: int
+    stride: int
+    turns: tuple[D4, ...] = (IDENTITY,)
+
+
+Layouts = Callable[[int, int], Layout]
+"""Makes the layout of a scan from its number in the forward pass, counted from 0, and its length."""
+
+
+@dataclass(frozen=True, eq=False)
+class BareScans:
+    """The scans of one call, one for each turn, with nothing known of what stands around them."""
+
+    size: tuple[int, int]
+    directions: tuple[D4, ...]
+    scans: Sequence[tuple[D4, Scan]]
+
+    def emphasis(self, cell: tuple[int, int], level: str) -> None:
+        """What weighs the channels afterwards is not known."""
+
+    def reach(self, seen: Sequence[Bool[Tensor, "h w"]], level: str) -> Bool[Tensor, "h w"]:
+        """All that one direction or another sees."""
+        return torch.stack(list(seen)).any(dim=0)
+
+
+@contextmanager
+def recorded_scans() -> Iterator[list[Scan]]:
+    """Every scan of a batch of one that runs through the operator inside the block, in order, as copies.
+
+    Raises `ValueError`, in the run, for a scan of a larger batch: cut windows or directions into calls of their own.
+    """
+    found: list[Scan] = []
+
+    class Recorder(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if function is SCAN:
+                found.append(_scan(*args[:8]))
+            return function(*args, **(kwargs or {}))
+
+    with Recorder():
+        yield found
+
+
+def _scan(
+    u: Float[Tensor, "b l d"],
+    delta: Float[Tensor, "b l d"],
+    A: Float[Tensor, "d n"],
+    B: Float[Tensor, "b l g n"],
+    C: Float[Tensor, "b l g n"],
+    D: Float[Tensor, " d"] | None,
+    bias: Float[Tensor, " d"] | None,
+    smooth: bool,
+) -> Scan:
+    if len(u) != 1:
+        raise ValueError(f"a scan ran on a batch of {len(u)}; activation maps need one image, and one call per window")
+    step = delta[0] if bias is None else delta[0] + bias
+    step = F.softplus(step) if smooth else step.clone()
+    B, C = (x[0].permute(1, 2, 0).clone() for x in (B, C))
+    return Scan(u[0].mT.clone(), step.mT, A.clone(), B, C, torch.zeros_like(A[:, 0]) if D is None else D.clone())
+
+
+def rows_as_they_lie(size: tuple[int, int]) -> Layouts:
+    """The layouts of a network that reads every map row by row, upright: a stride of 1, 2, 4 ... for which it fits.
+
+    Raises `LookupError` for a length that fits none.
+    """
+
+    def layout(number: int, l: int) -> Layout:
+        for stride in (1 << i for i in range(8)):
+            h, w = (ceil(side / stride) for side in size)
+            if h * w == l:
+                return Layout(h, w, stride)
+        raise LookupError(
+            f"scan {number} has {l} steps, which fit an image of {size[0]} x {size[1]} px at no stride 1, 2, 4 ...; "
+            "say how they lie with `layout`, a function of its number and length that makes an analysis.Layout"
+        )
+
+    return layout
+
+
+def laid_out(scan: Scan, number: int, layout: Layout) -> BareScans:
+    """The scan on its map, its channels shared out among the turns. `ValueError` where they do not fit."""
+    k, l, count = len(scan.delta), scan.u.shape[1], len(layout.turns)
+    if layout.h * layout.w != l or k % count or len(scan.B) not in (1, count):
+        raise ValueError(
+            f"scan {number} has {l} steps, {k} channels and {len(scan.B)} groups; a layout of {layout.h} x {layout.w} "
+            f"pixels in {count} turns does not fit it"
+        )
+    share = k // count
+    parts = []
+    for i, turn in enumerate(layout.turns):
+        own, group = slice(i * share, (i + 1) * share), slice(i, i + 1) if len(scan.B) > 1 else slice(0, 1)
+        u, delta, A, D = scan.u[own], scan.delta[own], scan.A[own], scan.D[own]
+        parts.append((turn, Scan(u, delta, A, scan.B[group], scan.C[group], D)))
+    return BareScans((layout.h, layout.w), layout.turns, parts)
