@@ -10,19 +10,24 @@ if TYPE_CHECKING:
     from analysis.activation_panels import activation_panels
     from analysis.activation_plots import draw_activation, draw_query
     from analysis.activations import ScanCache, activation_maps, scan_column, scan_row
+    from analysis.costs import Cost, cost
     from analysis.erf import effective_receptive_field
     from analysis.field import ERF
     from analysis.panels import erf_panels, save_figure
     from analysis.plots import draw_colorbar, draw_erf, draw_radial_profile, draw_signed_erf
     from analysis.scan_row import ScanRow
     from analysis.summary import summarise
+    from analysis.timing import Runtime, runtime
 
 __all__ = [
     "ERF",
+    "Cost",
+    "Runtime",
     "ScanCache",
     "ScanRow",
     "activation_maps",
     "activation_panels",
+    "cost",
     "draw_activation",
     "draw_colorbar",
     "draw_erf",
@@ -31,6 +36,7 @@ __all__ = [
     "draw_signed_erf",
     "effective_receptive_field",
     "erf_panels",
+    "runtime",
     "save_figure",
     "scan_column",
     "scan_row",
@@ -41,11 +47,13 @@ _HOMES = {
     "analysis.activation_panels": ("activation_panels",),
     "analysis.activation_plots": ("draw_activation", "draw_query"),
     "analysis.activations": ("ScanCache", "activation_maps", "scan_column", "scan_row"),
+    "analysis.costs": ("Cost", "cost"),
     "analysis.erf": ("effective_receptive_field",),
     "analysis.field": ("ERF",),
     "analysis.panels": ("erf_panels", "save_figure"),
     "analysis.plots": ("draw_colorbar", "draw_erf", "draw_radial_profile", "draw_signed_erf"),
     "analysis.scan_row": ("ScanRow",),
+    "analysis.timing": ("Runtime", "runtime"),
     "analysis.summary": ("summarise",),
 }
 

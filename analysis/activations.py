@@ -14,12 +14,12 @@ from analysis.module_rows import Line, Site, module_column, module_row
 from analysis.own_scans import Layouts, laid_out, recorded_scans, rows_as_they_lie
 from analysis.queries import query_positions
 from analysis.scan_row import NORMALISATIONS, REDUCTIONS, ScanRow, normalised, reduced
-from analysis.stamp import image_sha256, network_stamp
 from evssm.hooks import matching
 from evssm.mamba2 import Mamba2
 from evssm.mixer import SS2D
 from evssm.models.evssm import Block
 from evssm.models.stages import Stage, stages
+from evssm.stamp import image_sha256, network_stamp
 
 Network = Callable[..., Any]
 

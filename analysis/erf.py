@@ -23,7 +23,7 @@ from analysis.sensitivity import (
     response,
     sensitivity,
 )
-from analysis.stamp import image_sha256, network_stamp
+from evssm.stamp import image_sha256, network_stamp
 
 CHECKPOINT_ABOVE = 160 * 160  # px; from there on a large network's activations crowd a small machine's memory
 

@@ -1,7 +1,7 @@
 """The value that a receptive-field computation returns: maps, their statistics, and where they come from."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from analysis import field_statistics
-from analysis.bootstrap import percentile_interval
 from analysis.field_statistics import Asymmetry, HalfPlanes, Number, RadialProfile, Spread
+from evssm.bootstrap import percentile_interval
 from evssm.provenance import existing_file, kind_of_content, written_whole
 
 ARRAYS = ("per_image", "mass", "coverage")
@@ -134,6 +134,27 @@ class ERF:
         chosen = np.fromiter(images, dtype=np.intp)
         return replace(self, per_image=self.per_image[chosen], mass=self.mass[chosen])
 
+    @classmethod
+    def pooled(cls, fields: "Sequence[ERF]") -> "ERF":
+        """One field for several networks of a kind, such as the seeds of a recipe: each image's map and mass are the
+        means over the networks.
+
+        The provenance is the first field's, with the digests of all weights as "pooled". Raises `ValueError` for
+        fields that did not ask the same of the same images.
+        """
+        first = fields[0]
+        same = ("images", "queries", "estimator", "residual", "size", "trained")
+        for other in fields[1:]:
+            if differing := [key for key in same if other.provenance.get(key) != first.provenance.get(key)]:
+                raise ValueError(f"cannot pool fields that differ in {', '.join(differing)}; compute all alike")
+        pooled = [field.provenance.get("weights") for field in fields]
+        return cls(
+            np.mean([field.per_image for field in fields], axis=0),
+            np.mean([field.mass for field in fields], axis=0),
+            first.coverage,
+            {**first.provenance, "pooled": pooled},
+        )
+
     def interval(
         self,
         statistic: "str | Callable[[ERF], Any]",
@@ -150,7 +171,7 @@ class ERF:
         a function of an ERF, as in `interval(lambda erf: erf.asymmetry().vertical)`. `ValueError` for a
         single image.
         """
-        measure = _measure(statistic, arguments)
+        measure = statistic_of(statistic, arguments)
 
         def of_resample(chosen: Any) -> Any:
             return measure(self.subset(chosen))
@@ -173,7 +194,7 @@ class ERF:
             raise ValueError(
                 "a paired difference needs fields of the same images in the same order; compute both from one list"
             )
-        measure = _measure(statistic, arguments)
+        measure = statistic_of(statistic, arguments)
 
         def of_resample(chosen: Any) -> Any:
             return measure(self.subset(chosen)) - measure(other.subset(chosen))
@@ -214,7 +235,8 @@ def _content(path: Path) -> str:
         return kind_of_content(file.read(512))
 
 
-def _measure(statistic: str | Callable[[ERF], Any], arguments: dict[str, Any]) -> Callable[[ERF], Any]:
+def statistic_of(statistic: str | Callable[[ERF], Any], arguments: dict[str, Any]) -> Callable[[ERF], Any]:
+    """The function that `ERF.interval` means by `statistic` and its `arguments`; `ValueError` for an unknown name."""
     if not isinstance(statistic, str):
         if arguments:
             raise ValueError(f"{', '.join(sorted(arguments))}: bind arguments inside the function that you pass")

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -51,3 +52,10 @@ def check_fit(net: Callable[..., Any], image: Tensor) -> None:
             f"the images are {image.dtype} on {image.device}, the network's parameters {theirs}; "
             "bring one to the other with `.to(...)`"
         )
+
+
+def kind_of_parameters(net: Callable[..., Any]) -> tuple[torch.dtype, torch.device]:
+    """The dtype and device of the first floating parameter of a module; float32 on the CPU where there is none."""
+    parameters = net.parameters() if isinstance(net, nn.Module) else ()
+    first = next((p for p in parameters if p.is_floating_point()), None)
+    return (torch.float32, torch.device("cpu")) if first is None else (first.dtype, first.device)

@@ -9,7 +9,7 @@ from torch import Tensor
 from analysis.erf import effective_receptive_field
 from analysis.field import ERF
 from analysis.queries import query_positions
-from analysis.stamp import image_sha256, network_stamp
+from evssm.stamp import image_sha256, network_stamp
 
 
 def kept_field(

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from analysis.activations import ScanCache, knows_its_scans, query_pixel, scanning_stages
 from analysis.scan_row import ScanRow
-from analysis.stamp import image_sha256, network_stamp
 from evssm.provenance import existing_file, written_whole
+from evssm.stamp import image_sha256, network_stamp
 
 ARRAYS = ("map", "support", "rebuilt", "output", "per_channel")
 FACTS = ("stage", "kind", "level", "reduction", "normalisation", "query", "cell", "stride", "size", "provenance")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from evssm.geometry import D4
     from evssm.hooks import edit, record
+    from evssm.metrics import Protocol, psnr, ssim
     from evssm.models import MODELS, build
     from evssm.models.stages import Stage, stages
     from evssm.scan import scan_backends, selective_scan
@@ -24,16 +25,19 @@ if TYPE_CHECKING:
 __all__ = [
     "D4",
     "MODELS",
+    "Protocol",
     "Stage",
     "build",
     "edit",
     "from_official",
     "load",
+    "psnr",
     "record",
     "save",
     "scan_backends",
     "selective_scan",
     "ssd_scan",
+    "ssim",
     "stages",
     "to_official",
 ]
@@ -41,6 +45,7 @@ __all__ = [
 _HOMES = {
     "evssm.geometry": ("D4",),
     "evssm.hooks": ("edit", "record"),
+    "evssm.metrics": ("Protocol", "psnr", "ssim"),
     "evssm.models": ("MODELS", "build"),
     "evssm.models.stages": ("Stage", "stages"),
     "evssm.scan": ("scan_backends", "selective_scan"),

@@ -8,7 +8,7 @@ counters.
 
 from functools import cache
 from importlib import import_module
-from math import pi
+from math import pi, prod
 from typing import Any, Literal, get_args
 
 import torch
@@ -27,19 +27,22 @@ PATCH = 8
 
 OPERATORS = torch.library.Library("evssm", "FRAGMENT")
 CONVOLVED = "Tensor x, Tensor? projection, Tensor weight, Tensor? bias, int then, Tensor? output"
-NORMALISED = "Tensor x, Tensor? gate, Tensor weight, Tensor bias, float eps, bool centred"
+NORMALISED = (
+    "Tensor x, Tensor? gate, Tensor? projection, Tensor weight, Tensor bias, float eps, bool centred, Tensor? output"
+)
 SCHEMAS = (
     "linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
     "linear_backward(Tensor dy, Tensor x, Tensor weight, bool inputs, bool weights) -> (Tensor, Tensor)",
     f"depthwise({CONVOLVED}) -> Tensor",
     f"depthwise_backward(Tensor dy, {CONVOLVED}, bool weights) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     f"norm({NORMALISED}) -> Tensor",
-    f"norm_backward(Tensor dy, {NORMALISED}) -> (Tensor, Tensor, Tensor, Tensor)",
+    f"norm_backward(Tensor dy, {NORMALISED}, bool weights) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     "filter_patches(Tensor x, Tensor gain) -> Tensor",
     "filter_patches_gain(Tensor dy, Tensor x) -> Tensor",
 )
 
 
+@cache
 def _kernels() -> Any:
     """The module of kernels, imported when first wanted: numba takes a quarter of a second."""
     return import_module("evssm.fused_numba")
@@ -65,9 +68,11 @@ def _kernels_exist() -> bool:
     return True
 
 
-def _served(*tensors: Tensor | None) -> bool:
-    """Whether kernels take these tensors."""
+def served(*tensors: Tensor | None) -> bool:
+    """Whether kernels take these tensors, or counters that see only shapes."""
     kinds = {(x.device.type, x.dtype) for x in tensors if x is not None}
+    if all(device == "meta" for device, _ in kinds):
+        return True  # single steps there too: what a network costs shall depend on no device
     return kinds in ({("cpu", torch.float32)}, {("cpu", torch.float64)}) and _kernels_exist()
 
 
@@ -87,7 +92,7 @@ def linear(x: Image, weight: Float[Tensor, "o c"], bias: Float[Tensor, " o"] | N
 
     The matrices are tall and thin, which libraries made for square ones do not use the processor well for.
     """
-    if not _served(x, weight, bias):
+    if not served(x, weight, bias):
         return linear_definition(x, weight, bias)
     return _first(_Linear.apply(_last(x), weight, bias))
 
@@ -155,7 +160,7 @@ def depthwise(
     lies between is then never in memory as a whole. Kernels have odd sides. Only x and the parameters are kept for the
     backward pass.
     """
-    if not _served(x, projection, weight, bias, output):
+    if not served(x, projection, weight, bias, output):
         return depthwise_definition(x, weight, bias, then, projection=projection, output=output)
     return _first(_Depthwise.apply(_last(x), projection, weight, bias, get_args(Activation).index(then), output))
 
@@ -235,20 +240,36 @@ def normalise(
     eps: float,
     *,
     centred: bool,
-    gate: Image | None = None,
+    gate: Float[Tensor, "b _ h w"] | None = None,
+    projection: Float[Tensor, "c _"] | None = None,
+    output: Float[Tensor, "o c"] | None = None,
 ) -> Map:
     """Each pixel's channels over their root mean square, scaled and shifted, times the exact GELU of `gate` if given.
 
-    `centred` subtracts their mean first, as LayerNorm does. Only the inputs are kept for the backward pass.
+    `centred` subtracts their mean first, as LayerNorm does. With `projection` the gate is `linear(gate, projection)`,
+    and with `output` the result is `linear(result, output)`; what lies between is then never in memory as a whole. Only
+    the inputs are kept for the backward pass. Raises ValueError for a projection of no gate.
     """
-    if not _served(x, weight, bias, gate):
-        return normalise_definition(x, weight, bias, eps, centred=centred, gate=gate)
+    if projection is not None and gate is None:
+        raise ValueError("a projection of the gate was given, but no gate; give both or neither")
+    if not served(x, weight, bias, gate, projection, output):
+        return normalise_definition(
+            x, weight, bias, eps, centred=centred, gate=gate, projection=projection, output=output
+        )
     last = None if gate is None else _last(gate)
-    return _first(_Normalise.apply(_last(x), last, weight, bias, eps, centred))
+    return _first(_Normalise.apply(_last(x), last, projection, weight, bias, eps, centred, output))
 
 
 def normalise_definition(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, centred: bool, gate: Tensor | None = None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    *,
+    centred: bool,
+    gate: Tensor | None = None,
+    projection: Tensor | None = None,
+    output: Tensor | None = None,
 ) -> Tensor:
     """`normalise` in PyTorch."""
     if centred:
@@ -256,32 +277,55 @@ def normalise_definition(
     else:
         last = _last(x)
         y = torch.addcmul(bias, last * torch.rsqrt(last.square().mean(dim=-1, keepdim=True) + eps), weight)
-    return _first(y) if gate is None else F.gelu(gate) * _first(y)
+    if gate is not None:
+        y = F.gelu(_last(gate if projection is None else linear_definition(gate, projection))) * y
+    return _first(y) if output is None else linear_definition(_first(y), output)
 
 
 class _Normalise(Function):
     @staticmethod
-    def forward(ctx, x, gate, weight, bias, eps, centred):
-        ctx.save_for_backward(x, gate, weight, bias)
+    def forward(ctx, x, gate, projection, weight, bias, eps, centred, output):
+        ctx.save_for_backward(x, gate, projection, weight, bias, output)
         ctx.how = eps, centred
-        return NORM(x, gate, weight, bias, eps, centred)
+        return NORM(x, gate, projection, weight, bias, eps, centred, output)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy):
-        x, gate, weight, bias = ctx.saved_tensors
-        dx, dgate, dweight, dbias = NORM_BACKWARD(dy, x, gate, weight, bias, *ctx.how)
-        return dx, None if gate is None else dgate, dweight, dbias, None, None
+        x, gate, projection, weight, bias, output = ctx.saved_tensors
+        weights = any(ctx.needs_input_grad[i] for i in (2, 7))
+        dx, dgate, dprojection, dweight, dbias, doutput = NORM_BACKWARD(
+            dy, x, gate, projection, weight, bias, *ctx.how, output, weights
+        )
+        dprojection, doutput = (
+            g if weights and p is not None else None for g, p in ((dprojection, projection), (doutput, output))
+        )
+        return dx, None if gate is None else dgate, dprojection, dweight, dbias, None, None, doutput
 
 
 @torch.library.register_fake("evssm::norm", lib=OPERATORS)
-def _norm_shape(x, gate, weight, bias, eps, centred):
-    return x.new_empty(x.shape)
+def _norm_shape(x, gate, projection, weight, bias, eps, centred, output):
+    return x.new_empty(*x.shape[:-1], x.shape[-1] if output is None else len(output))
 
 
 @torch.library.register_fake("evssm::norm_backward", lib=OPERATORS)
-def _norm_backward_shapes(dy, x, gate, weight, bias, eps, centred):
-    return x.new_empty(x.shape), x.new_empty(x.shape if gate is not None else 0), *map(torch.empty_like, (weight, bias))
+def _norm_backward_shapes(dy, x, gate, projection, weight, bias, eps, centred, output, weights):
+    dprojection, doutput = (x.new_empty(m.shape if weights and m is not None else ()) for m in (projection, output))
+    dgate = x.new_empty(0 if gate is None else gate.shape)
+    return x.new_empty(x.shape), dgate, dprojection, torch.empty_like(weight), torch.empty_like(bias), doutput
+
+
+@register_flop_formula(torch.ops.evssm.norm)
+def _norm_flops(x, gate, projection, weight, bias, eps, centred, output=None, *_, out_shape=None, **__) -> int:
+    """Those of the products around the norm: a multiplication and an addition are two."""
+    return sum(2 * prod(x[:-1]) * prod(matrix) for matrix in (projection, output) if matrix)
+
+
+@register_flop_formula(torch.ops.evssm.norm_backward)
+def _norm_backward_flops(
+    dy, x, gate, projection, weight, bias, eps, centred, output, weights, *_, out_shape=None, **__
+) -> int:
+    return (2 if weights else 1) * _norm_flops(x, gate, projection, weight, bias, eps, centred, output)
 
 
 # --- gains for the frequencies of patches -----------------------------------------------------------------------------
@@ -293,7 +337,7 @@ def filter_patches(x: Image, gain: Float[Tensor, "64 c"]) -> Map:
     The transform's waves are cos + sin of 2 pi (k n + j m) / 8. It is the discrete Fourier transform's real part less
     its imaginary part, so for gains that agree at (k, j) and (-k, -j) this is `irfft2(rfft2(patch) * gain)`.
     """
-    if not _served(x, gain):
+    if not served(x, gain):
         return filter_patches_definition(x, gain)
     return _first(_FilterPatches.apply(_last(x), gain))
 

@@ -2,7 +2,7 @@
 
 Maps are channels-last here. A lane vector holds 64 bytes of neighbouring channels of one pixel; channels that fill the
 last one only in part are read and written under a mask. No kernel makes a copy of a whole map: a depth-wise convolution
-keeps a few rows, a norm sixteen pixels, a patch filter one patch, so that what lies between reading and writing stays
+keeps a few rows, a norm some pixels, a patch filter one patch, so that what lies between reading and writing stays
 in the first cache levels. Values that cost less to compute than to fetch are computed again in the backward passes. No
 sum depends on the number of threads.
 """
@@ -13,10 +13,11 @@ from typing import NamedTuple, no_type_check
 
 import torch
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from evssm.compiled import compiled
 from evssm.scan_numba import (
     FORMAT,
     LOG2E,
@@ -51,6 +52,7 @@ from evssm.scan_numba import (
 
 PLAIN, GELU, GATED = 0, 1, 2  # what follows a depth-wise convolution; GATED: gelu(first half) * second half
 SPAN = 512  # pixels of one task of the norms
+HERD = 64  # pixels that lie between a norm and the products around it
 PANEL = 256  # pixels that a product works on at a time
 SHEAF = 2048  # pixels of one task of a weight's gradient
 STRIP = 64  # rows of one task of a depth-wise convolution; half as many where a single picture is all there is
@@ -199,6 +201,25 @@ def store_part(typing, address, lanes, count):
     return types.void(types.int64, lanes, types.int64), emit
 
 
+@compiled
+@no_type_check
+def load_lanes(address, count, one):
+    """`load_part`, without a mask where `count` fills a vector: what was just stored whole then needs no way back."""
+    if count * width(one) >= VECTOR:
+        return load(address, one)
+    return load_part(address, count, one)
+
+
+@compiled
+@no_type_check
+def store_lanes(address, lanes, count, one):
+    """`store_part`, without a mask where `count` fills a vector."""
+    if count * width(one) >= VECTOR:
+        store(address, lanes)
+    else:
+        store_part(address, lanes, count)
+
+
 # --- maps in memory ---------------------------------------------------------------------------------------------------
 
 
@@ -223,7 +244,7 @@ class Size(NamedTuple):
     strip: int  # rows
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def row_of(maps, picture, y, channel, one):
     """The address of the first pixel of a row, from `channel` on."""
@@ -242,7 +263,7 @@ class Matrix(NamedTuple):
     column: int
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def multiply_tile(rows, vectors, sums, steps, a, b, start, c, inside, one):
     """c = start + a b for a few rows of c, and as many columns as some lane vectors have, in registers.
@@ -277,14 +298,14 @@ def multiply_tile(rows, vectors, sums, steps, a, b, start, c, inside, one):
                 store_part(at, take(total, r * len(vectors) + v, one), inside)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def below(matrix, rows):
     """`matrix` from a later row on; no matrix stays none."""
     return Matrix(matrix.first + rows * matrix.row if matrix.first else 0, matrix.row, matrix.column)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def multiply_columns(rows, vectors, sums, height, steps, a, b, start, c, inside, one):
     """c = start + a b for all rows of c, and as many columns as some lane vectors have."""
@@ -295,7 +316,7 @@ def multiply_columns(rows, vectors, sums, height, steps, a, b, start, c, inside,
         multiply_tile((0,), vectors, vectors, steps, below(a, r), b, below(start, r), below(c, r), inside, one)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def multiply(height, columns, steps, a, b, start, c, one):
     """c = start + a b. Up to 24 lane vectors of c are in registers at a time."""
@@ -316,7 +337,7 @@ def multiply(height, columns, steps, a, b, start, c, one):
         column += vectors * lanes
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def linear_tasks(one, tasks, pixels, inputs, outputs, x, weight, start, y):
     """Some tasks' pixels times the weight `inputs outputs`."""
@@ -326,7 +347,7 @@ def linear_tasks(one, tasks, pixels, inputs, outputs, x, weight, start, y):
         multiply(count, outputs, inputs, below(x, first), weight, below(start, first), below(y, first), one)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def correlation_tasks(one, tasks, pixels, inputs, outputs, x, dy, dweight):
     """By task, the gradient of the weight `outputs inputs`: its pixels' products of dy and x."""
@@ -355,14 +376,14 @@ class Kernel(NamedTuple):
     line: int  # bytes of a line
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def line_of(ring, y, kernel):
     """The line of row y, from the zeros on that the leftmost column of the kernel sees first."""
     return ring + (y + kernel.rows) % kernel.rows * kernel.line
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def bring(line, source, pixel, w, inside, one):
     """One row of a map into a line."""
@@ -374,7 +395,7 @@ def bring(line, source, pixel, w, inside, one):
             store(line + x * VECTOR, load_part(source + x * pixel, inside, one))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def add_products(columns, run, line, taps, w, total, one):
     """One row of the kernel: to each pixel of `total`, the taps times the pixels of the line from there on."""
@@ -392,7 +413,7 @@ def add_products(columns, run, line, taps, w, total, one):
             store(total + (x + i) * VECTOR, take(sums, i, one))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def add_correlations(columns, run, pairs, line, grad, w, total, one):
     """One row of the kernel's gradient: to tap k, the sum over pixels of `grad` times the line's pixel k further on."""
@@ -410,7 +431,7 @@ def add_correlations(columns, run, pairs, line, grad, w, total, one):
             store(total + k * VECTOR, add(take(sums, k * len(run) + i, one), load(total + k * VECTOR, one)))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def convolve(columns, run, ring, y, taps, w, total, kernel, one):
     """The line of results for row y from the ring of rows around it."""
@@ -422,7 +443,7 @@ def convolve(columns, run, ring, y, taps, w, total, kernel, one):
         add_products(columns, run, line, taps + i * len(columns) * VECTOR, w, total, one)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def activate(then, first, second, w, one):
     """What follows the convolution, in place of its first line."""
@@ -435,7 +456,7 @@ def activate(then, first, second, w, one):
         store(first + x * VECTOR, value)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def activate_back(then, first, second, asked, w, grad_first, grad_second, one):
     """The gradients of the convolution's lines from that of the activated line, which takes the place of the first."""
@@ -451,7 +472,7 @@ def activate_back(then, first, second, asked, w, grad_first, grad_second, one):
         store(first + x * VECTOR, mul(activated, factor))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def load_taps(table, channel, channels, inside, taps, count, one):
     """The taps of one lane vector of channels, from a table with one tap of all channels per row, the bias last."""
@@ -459,7 +480,7 @@ def load_taps(table, channel, channels, inside, taps, count, one):
         store(taps + k * VECTOR, load_part(table + (k * channels + channel) * width(one), inside, one))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def turn(taps, turned, count, one):
     """The kernel turned by half a turn, without its bias."""
@@ -468,7 +489,7 @@ def turn(taps, turned, count, one):
     store(turned + (count - 1) * VECTOR, fill(0.0, one))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def add_table(columns, run, pairs, ring, y, grad, w, sums, kernel, one):
     """What row y adds to the gradient of the table: all taps, and the bias last."""
@@ -496,7 +517,7 @@ class End(NamedTuple):
     turned: int
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def bring_row(ring, y, source, picture, channel, size, inside, kernel, one):
     """Row y of the maps to convolve into the ring; zeros where there is no such row."""
@@ -512,7 +533,7 @@ def bring_row(ring, y, source, picture, channel, size, inside, kernel, one):
         bring(line, row_of(maps, picture, y, channel, one), maps.pixel, size.w, inside, one)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def give_row(line, y, source, dx, first, dweight, weights, picture, channel, size, inside, one):
     """What a line of gradients means for row y of dx, whose `first` part replaces what was there, and for dweight."""
@@ -532,7 +553,7 @@ def give_row(line, y, source, dx, first, dweight, weights, picture, channel, siz
             store_part(target + x * dx.pixel, load(line + x * VECTOR, one), inside)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def finish_row(line, y, sink, picture, channel, size, inside, one):
     """An activated line to row y of the output, or its product with the matrix added to it."""
@@ -548,7 +569,7 @@ def finish_row(line, y, sink, picture, channel, size, inside, one):
             store_part(target + x * maps.pixel, load(line + x * VECTOR, one), inside)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def ask_row(line, y, sink, picture, channel, size, inside, one):
     """The gradient of an activated line from row y of the output's."""
@@ -562,7 +583,7 @@ def ask_row(line, y, sink, picture, channel, size, inside, one):
         bring(line, row_of(maps, picture, y, channel, one), maps.pixel, size.w, inside, one)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def add_to_output(line, y, sink, doutput, picture, channel, size, inside, one):
     """What an activated line adds to the gradient of the matrix after it."""
@@ -581,7 +602,7 @@ class Strip(NamedTuple):
     bottom: int
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def strip_of(task, size):
     """The strip that a task stands for."""
@@ -599,7 +620,7 @@ class Tile(NamedTuple):
     ring: int
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def tile_of(number, half, halves, size, count, kernel, taps, rings, one):
     """Tile `number` of a half; both halves' tiles of a number lie side by side."""
@@ -609,7 +630,7 @@ def tile_of(number, half, halves, size, count, kernel, taps, rings, one):
     return Tile(half * size.channels + number * lanes, inside, taps + at * count * VECTOR, ring)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def depthwise_tasks(columns, run, one, tasks, then, size, kernel, source, table, sink, scratch):
     """The rows of the output that some tasks stand for, all channels of a row after each other."""
@@ -636,7 +657,7 @@ def depthwise_tasks(columns, run, one, tasks, then, size, kernel, source, table,
                     finish_row(totals, row, sink, picture, number * lanes, size, inside, one)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def store_table(task, tiles, halves, size, count, kernel, sums, dtable, one):
     """One task's gradient of the table, from lane vectors to where it belongs."""
@@ -648,7 +669,7 @@ def store_table(task, tiles, halves, size, count, kernel, sums, dtable, one):
                 store_part(dtable + place * width(one), load(tile.taps + k * VECTOR, one), tile.inside)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def depthwise_back_tasks(
     columns, run, pairs, one, tasks, then, weights, size, kernel, source, table, sink, dx, dtable, dweight, doutput,
@@ -724,7 +745,7 @@ class Norm(NamedTuple):
     eps: float
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def load_statistics(norm, x, pixel, count, means, scales, sums, one):
     """The mean of each pixel's channels (zero unless it is subtracted), and one over their standard deviation."""
@@ -735,112 +756,195 @@ def load_statistics(norm, x, pixel, count, means, scales, sums, one):
         for i in range(count):
             total = fill(0.0, one)
             for c in range(0, norm.channels, lanes):
-                total = add(total, load_part(x + i * pixel + c * width(one), norm.channels - c, one))
+                total = add(total, load_lanes(x + i * pixel + c * width(one), norm.channels - c, one))
             store(sums + i * VECTOR, total)
         store(means, mul(fold(sums, one), share))
     for i in range(count):
         total, mean = fill(0.0, one), fill(peek(means + i * width(one), one), one)
         for c in range(0, norm.channels, lanes):
             inside = norm.channels - c
-            apart = kept(sub(load_part(x + i * pixel + c * width(one), inside, one), mean), inside, one)
+            apart = kept(sub(load_lanes(x + i * pixel + c * width(one), inside, one), mean), inside, one)
             total = madd(apart, apart, total)
         store(sums + i * VECTOR, total)
     store(scales, inverse_root(madd(fold(sums, one), share, fill(norm.eps, one))))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
-def norm_tasks(one, tasks, norm, pixels, x, gate, weight, bias, y, scratch):
-    """The normalised pixels of some tasks, times the GELU of the gate where that is an address."""
-    lanes, means, scales, sums = VECTOR // width(one), scratch, scratch + VECTOR, scratch + 2 * VECTOR
+def pixels_of(maps, first, one):
+    """The pixels of maps from `first` on, one per row; no maps stay none."""
+    return Matrix(maps.first + first * maps.pixel if maps.first else 0, maps.pixel, width(one))
+
+
+@compiled
+@no_type_check
+def bring_gates(gate, first, count, room, one):
+    """Some pixels' gates: as the maps hold them, or their products with the matrix, in `room`."""
+    found = pixels_of(gate.maps, first, one)
+    if gate.weight:
+        weight = Matrix(gate.turned, gate.outputs * width(one), width(one))
+        multiply(count, gate.outputs, gate.inputs, found, weight, Matrix(0, 0, 0), room, one)
+        return room
+    return found
+
+
+@compiled
+@no_type_check
+def norm_tasks(one, tasks, norm, pixels, x, gate, weight, bias, sink, scratch):
+    """The normalised pixels of some tasks, times the GELU of the gate where there is one, times a matrix if given."""
+    size, lanes, none = width(one), VECTOR // width(one), Matrix(0, 0, 0)
+    vectors = (norm.channels + lanes - 1) // lanes
+    means, scales, sums = scratch, scratch + VECTOR, scratch + 2 * VECTOR
+    gate_room = Matrix(sums + lanes * VECTOR, vectors * VECTOR, size)
+    room = Matrix(gate_room.first + HERD * gate_room.row, vectors * VECTOR, size)
     clear(sums, lanes, one)
-    for first in range(tasks[0] * SPAN, min(tasks[1] * SPAN, pixels), lanes):
-        count = min(lanes, pixels - first)
-        load_statistics(norm, x.first + first * x.pixel, x.pixel, count, means, scales, sums, one)
-        for i in range(count):
-            mean, scale = fill(peek(means + i * width(one), one), one), fill(peek(scales + i * width(one), one), one)
-            for c in range(0, norm.channels, lanes):
-                at, inside = c * width(one), norm.channels - c
-                value = mul(sub(load_part(x.first + (first + i) * x.pixel + at, inside, one), mean), scale)
-                value = madd(value, load_part(weight + at, inside, one), load_part(bias + at, inside, one))
-                if gate.first:
-                    value = mul(value, gelu(load_part(gate.first + (first + i) * gate.pixel + at, inside, one)))
-                store_part(y.first + (first + i) * y.pixel + at, value, inside)
+    for start in range(tasks[0] * SPAN, min(tasks[1] * SPAN, pixels), HERD):
+        herd = min(HERD, pixels - start)
+        gates, target = bring_gates(gate, start, herd, gate_room, one), pixels_of(sink.maps, start, one)
+        values = room if sink.weight else target
+        for first in range(0, herd, lanes):
+            count = min(lanes, herd - first)
+            source = x.first + (start + first) * x.pixel
+            load_statistics(norm, source, x.pixel, count, means, scales, sums, one)
+            for i in range(count):
+                mean, scale = fill(peek(means + i * size, one), one), fill(peek(scales + i * size, one), one)
+                for v in range(vectors):
+                    at, inside = v * VECTOR, norm.channels - v * lanes
+                    value = mul(sub(load_lanes(source + i * x.pixel + at, inside, one), mean), scale)
+                    value = madd(value, load_lanes(weight + at, inside, one), load_lanes(bias + at, inside, one))
+                    if gates.first:
+                        value = mul(value, gelu(load_lanes(gates.first + (first + i) * gates.row + at, inside, one)))
+                    store_lanes(values.first + (first + i) * values.row + at, value, inside, one)
+        if sink.weight:
+            right = Matrix(sink.turned, sink.outputs * size, size)
+            multiply(herd, sink.outputs, sink.inputs, values, right, none, target, one)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
-def through_gate(norm, x, gate, dy, dgate, mean, scale, weight, bias, asked, one):
-    """The gradient of one pixel's gate, and, into `asked`, that of the norm's output."""
+def through_gate(norm, x, gate, asked, dgate, wanted, activated, mean, scale, weight, bias, one):
+    """One pixel's gradients of the gate and, into `wanted`, of the norm's output, from `asked`, that of the product.
+
+    The product itself goes to `activated`, unless that is no address.
+    """
     lanes = VECTOR // width(one)
     for c in range(0, norm.channels, lanes):
         at, inside = c * width(one), norm.channels - c
-        wanted = load_part(dy + at, inside, one)
+        value = mul(sub(load_lanes(x + at, inside, one), mean), scale)
+        value = madd(value, load_lanes(weight + at, inside, one), load_lanes(bias + at, inside, one))
+        grad, opened = load_lanes(asked + at, inside, one), fill(1.0, one)
         if gate:
-            value = mul(sub(load_part(x + at, inside, one), mean), scale)
-            value = madd(value, load_part(weight + at, inside, one), load_part(bias + at, inside, one))
-            z = load_part(gate + at, inside, one)
-            store_part(dgate + at, mul(mul(wanted, value), gelu_slope(z)), inside)
-            wanted = mul(wanted, gelu(z))
-        store(asked + c * width(one), wanted)
+            z = load_lanes(gate + at, inside, one)
+            opened = gelu(z)
+            store_lanes(dgate + at, mul(mul(grad, value), gelu_slope(z)), inside, one)
+        store_lanes(wanted + at, mul(grad, opened), inside, one)
+        if activated:
+            store_lanes(activated + at, mul(value, opened), inside, one)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
-def norm_back_tasks(one, tasks, norm, pixels, x, gate, weight, bias, dy, dx, dgate, dtable, scratch):
-    """The gradients of some tasks: of x and the gate, and by task those of weight and bias."""
+def through_norm(norm, x, pixel, count, wanted, weight, dx, step, table, means, scales, sums, others, one):
+    """The gradients of a few pixels from `wanted`, those of the norm's output; added to `table`: of weight and bias."""
     size, lanes, share = width(one), VECTOR // width(one), fill(-1 / norm.channels, one)
     vectors = (norm.channels + lanes - 1) // lanes
+    for i in range(count):
+        mean, scale = fill(peek(means + i * size, one), one), fill(peek(scales + i * size, one), one)
+        total, other = fill(0.0, one), fill(0.0, one)
+        for v in range(vectors):
+            at, inside = v * VECTOR, norm.channels - v * lanes
+            grad = load_lanes(wanted.first + i * wanted.row + at, inside, one)
+            value = mul(sub(load_lanes(x + i * pixel + at, inside, one), mean), scale)
+            store(table + at, madd(grad, value, load(table + at, one)))
+            store(table + vectors * VECTOR + at, add(grad, load(table + vectors * VECTOR + at, one)))
+            grad = mul(grad, load_lanes(weight + at, inside, one))
+            total, other = madd(grad, value, total), add(grad, other)
+        store(sums + i * VECTOR, total)
+        store(others + i * VECTOR, other)
+    along, common = mul(fold(sums, one), share), mul(fold(others, one), share)
+    store(sums, along)
+    store(others, common if norm.centred else fill(0.0, one))
+    for i in range(count):
+        mean, scale = fill(peek(means + i * size, one), one), fill(peek(scales + i * size, one), one)
+        along, common = fill(peek(sums + i * size, one), one), fill(peek(others + i * size, one), one)
+        for v in range(vectors):
+            at, inside = v * VECTOR, norm.channels - v * lanes
+            value = mul(sub(load_lanes(x + i * pixel + at, inside, one), mean), scale)
+            grad = load_lanes(wanted.first + i * wanted.row + at, inside, one)
+            grad = madd(grad, load_lanes(weight + at, inside, one), madd(value, along, common))
+            store_lanes(dx + i * step + at, mul(grad, scale), inside, one)
+
+
+@compiled
+@no_type_check
+def norm_back_tasks(
+    one, tasks, norm, pixels, weights, x, gate, weight, bias, sink, dx, dgate, dtable, dprojection, doutput, scratch
+):  # fmt: skip
+    """The gradients of some tasks: of x and the gate's maps; by task those of weight, bias and the matrices."""
+    size, lanes, none = width(one), VECTOR // width(one), Matrix(0, 0, 0)
+    vectors = (norm.channels + lanes - 1) // lanes
     means, scales, sums, others = scratch, scratch + VECTOR, scratch + 2 * VECTOR, scratch + (2 + lanes) * VECTOR
-    table = others + lanes * VECTOR
-    asked = table + 2 * vectors * VECTOR
+    table, row = others + lanes * VECTOR, vectors * VECTOR
+    wanted = Matrix(table + 2 * row, row, size)
+    gate_room, dgate_room = (
+        Matrix(below(wanted, HERD).first, row, size),
+        Matrix(below(wanted, 2 * HERD).first, row, size),
+    )
+    values = Matrix(below(wanted, 3 * HERD).first, row, size)
     clear(sums, 2 * lanes, one)
     for task in range(tasks[0], tasks[1]):
         clear(table, 2 * vectors, one)
-        for first in range(task * SPAN, min((task + 1) * SPAN, pixels), lanes):
-            count = min(lanes, pixels - first)
-            load_statistics(norm, x.first + first * x.pixel, x.pixel, count, means, scales, sums, one)
-            for i in range(count):
-                mean, scale = fill(peek(means + i * size, one), one), fill(peek(scales + i * size, one), one)
-                source, own = x.first + (first + i) * x.pixel, asked + i * vectors * VECTOR
-                through_gate(
-                    norm, source, gate.first and gate.first + (first + i) * gate.pixel,
-                    dy.first + (first + i) * dy.pixel, dgate.first + (first + i) * dgate.pixel,
-                    mean, scale, weight, bias, own, one,
+        own_projection = dprojection + task * gate.inputs * gate.outputs * size
+        own_output = doutput + task * sink.inputs * sink.outputs * size
+        for start in range(task * SPAN, min((task + 1) * SPAN, pixels), HERD):
+            herd = min(HERD, pixels - start)
+            gates, asked = bring_gates(gate, start, herd, gate_room, one), pixels_of(sink.maps, start, one)
+            dgates, turned = pixels_of(dgate, start, one), Matrix(asked.first, size, asked.row)
+            if gate.weight:
+                dgates = dgate_room
+            if sink.weight:
+                right = Matrix(sink.weight, sink.inputs * size, size)
+                multiply(herd, sink.inputs, sink.outputs, asked, right, none, wanted, one)
+                asked = wanted
+            source = pixels_of(x, start, one)
+            for first in range(0, herd, lanes):
+                count, here = min(lanes, herd - first), below(source, first)
+                load_statistics(norm, here.first, here.row, count, means, scales, sums, one)
+                grads = below(asked, first)
+                if gates.first or (weights and sink.weight):
+                    grads = below(wanted, first)
+                    for i in range(count):
+                        mean, scale = fill(peek(means + i * size, one), one), fill(peek(scales + i * size, one), one)
+                        through_gate(
+                            norm, below(here, i).first, below(gates, first + i).first, below(asked, first + i).first,
+                            below(dgates, first + i).first, below(grads, i).first,
+                            below(values, first + i).first if weights and sink.weight else 0,
+                            mean, scale, weight, bias, one,
+                        )  # fmt: skip
+                target = dx.first + (start + first) * dx.pixel
+                through_norm(
+                    norm, here.first, here.row, count, grads, weight, target, dx.pixel, table, means, scales, sums,
+                    others, one,
                 )  # fmt: skip
-                total, other = fill(0.0, one), fill(0.0, one)
-                for v in range(vectors):
-                    at, inside = v * VECTOR, norm.channels - v * lanes
-                    wanted = load(own + at, one)
-                    value = mul(sub(load_part(source + at, inside, one), mean), scale)
-                    store(table + at, madd(wanted, value, load(table + at, one)))
-                    store(table + vectors * VECTOR + at, add(wanted, load(table + vectors * VECTOR + at, one)))
-                    wanted = mul(wanted, load_part(weight + at, inside, one))
-                    total, other = madd(wanted, value, total), add(wanted, other)
-                store(sums + i * VECTOR, total)
-                store(others + i * VECTOR, other)
-            along, common = mul(fold(sums, one), share), mul(fold(others, one), share)
-            store(sums, along)
-            store(others, common if norm.centred else fill(0.0, one))
-            for i in range(count):
-                mean, scale = fill(peek(means + i * size, one), one), fill(peek(scales + i * size, one), one)
-                along, common = fill(peek(sums + i * size, one), one), fill(peek(others + i * size, one), one)
-                for v in range(vectors):
-                    at, inside = v * VECTOR, norm.channels - v * lanes
-                    value = mul(sub(load_part(x.first + (first + i) * x.pixel + at, inside, one), mean), scale)
-                    wanted = load(asked + i * vectors * VECTOR + at, one)
-                    wanted = madd(wanted, load_part(weight + at, inside, one), madd(value, along, common))
-                    store_part(dx.first + (first + i) * dx.pixel + at, mul(wanted, scale), inside)
+            if sink.weight and weights:
+                total = Matrix(own_output, sink.inputs * size, size)
+                multiply(sink.outputs, sink.inputs, herd, turned, values, total, total, one)
+            if gate.weight:
+                right = Matrix(gate.weight, gate.inputs * size, size)
+                multiply(herd, gate.inputs, gate.outputs, dgates, right, none, pixels_of(dgate, start, one), one)
+            if gate.weight and weights:
+                total, turned = Matrix(own_projection, gate.inputs * size, size), Matrix(dgates.first, size, dgates.row)
+                multiply(gate.outputs, gate.inputs, herd, turned, pixels_of(gate.maps, start, one), total, total, one)
         for v in range(2 * vectors):
             half, c = divmod(v, vectors)
             place = (2 * task + half) * norm.channels * size + c * VECTOR
-            store_part(dtable + place, load(table + v * VECTOR, one), norm.channels - c * lanes)
+            store_lanes(dtable + place, load(table + v * VECTOR, one), norm.channels - c * lanes, one)
 
 
 # --- gains for the frequencies of patches -----------------------------------------------------------------------------
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def hartley(at, stride, one):
     """Eight lane vectors by their discrete Hartley transform, sum_n x[n] (cos + sin)(2 pi k n / 8)."""
@@ -864,7 +968,7 @@ def hartley(at, stride, one):
     store(at + 7 * stride, sub(even3, odd3))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def spectrum(patch, one):
     """An 8 x 8 patch of lane vectors by its two-dimensional Hartley transform; done twice it gives 64 times the patch.
@@ -888,14 +992,14 @@ def spectrum(patch, one):
             store(up + (8 - j) * VECTOR, sub(half, a))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def bring_patch(patch, maps, corner, inside, one):
     for i in range(8):
         bring(patch + 8 * i * VECTOR, corner + i * maps.row, maps.pixel, 8, inside, one)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def filter_tasks(one, tasks, size, x, gain, y, scratch):
     """Some tasks' rows of patches, their spectra multiplied by the gain `64 c`, which includes the factor 1 / 64."""
@@ -917,7 +1021,7 @@ def filter_tasks(one, tasks, size, x, gain, y, scratch):
                     store_part(target + i * y.row + j * y.pixel, load(scratch + k * VECTOR, one), inside)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 @no_type_check
 def gain_tasks(one, tasks, size, x, dy, dgain, scratch):
     """What some tasks, rows of patches, add to the gradient of the gain: products of the spectra of x and dy."""
@@ -1048,40 +1152,55 @@ def _pixels(x):
     return _readable(x.reshape(1, 1, -1, x.shape[-1]))
 
 
+NO_END = End(Maps(0, 0, 0, 0), 0, 0, 0, 0)
+
+
 @no_type_check
-def norm(x, gate, weight, bias, eps, centred):
-    """The last axis of x normalised, scaled and shifted, times the GELU of the gate if there is one."""
-    y = x.new_empty(x.shape)
-    held = [_pixels(x), None if gate is None else _pixels(gate), weight.contiguous(), bias.contiguous()]
-    maps = [Maps(0, 0, 0, 0) if t is None else _maps(t) for t in (*held[:2], _pixels(y))]
-    pixels, one, how = held[0].shape[2], _like(x), Norm(x.shape[-1], centred, eps)
-    scale, shift = held[2].data_ptr(), held[3].data_ptr()
+def norm(x, gate, projection, weight, bias, eps, centred, output):
+    """The last axis of x normalised, scaled and shifted, times the GELU of the gate, times a matrix, where given."""
+    y = x.new_empty(*x.shape[:-1], x.shape[-1] if output is None else len(output))
+    held, weight, bias = _pixels(x), weight.contiguous(), bias.contiguous()
+    (source, gates), (sink, results) = (
+        (NO_END, None) if gate is None else _end(_pixels(gate), projection),
+        _end(_pixels(y), output),
+    )
+    pixels, one, how, maps = held.shape[2], _like(x), Norm(x.shape[-1], centred, eps), _maps(held)
+    scale, shift, lanes = weight.data_ptr(), bias.data_ptr(), VECTOR // x.element_size()
     _share_out(
-        ceil(pixels / SPAN), 2 + VECTOR // x.element_size(), 8 * x.numel(),
-        lambda some, scratch: norm_tasks(one, some, how, pixels, *maps[:2], scale, shift, maps[2], scratch),
+        ceil(pixels / SPAN), 2 + lanes + 2 * HERD * ceil(x.shape[-1] / lanes), 8 * x.numel(),
+        lambda some, scratch: norm_tasks(one, some, how, pixels, maps, source, scale, shift, sink, scratch),
     )  # fmt: skip
+    del gates, results
     return y
 
 
 @no_type_check
-def norm_backward(dy, x, gate, weight, bias, eps, centred):
-    """The gradients of x, the gate, the weight and the bias."""
-    dx, dgate = x.new_empty(x.shape), None if gate is None else x.new_empty(x.shape)
-    held = [None if t is None else _pixels(t) for t in (x, gate, dy, dx, dgate)]
-    maps = [Maps(0, 0, 0, 0) if t is None else _maps(t) for t in held]
-    weight, bias = weight.contiguous(), bias.contiguous()
-    pixels, one, how = held[0].shape[2], _like(x), Norm(x.shape[-1], centred, eps)
+def norm_backward(dy, x, gate, projection, weight, bias, eps, centred, output, weights):
+    """The gradients of x, the gate, projection, weight, bias and output; those of matrices nothing unless `weights`."""
+    dx, dgate = x.new_empty(x.shape), x.new_empty(0 if gate is None else gate.shape)
+    held, weight, bias = _pixels(x), weight.contiguous(), bias.contiguous()
+    (source, gates), (sink, asked) = (
+        (NO_END, None) if gate is None else _end(_pixels(gate), projection),
+        _end(_pixels(dy), output),
+    )
+    pixels, one, how, maps = held.shape[2], _like(x), Norm(x.shape[-1], centred, eps), _maps(held)
     tasks, lanes = ceil(pixels / SPAN), VECTOR // x.element_size()
-    dtable = x.new_empty(tasks, 2, x.shape[-1])
-    scale, shift, sums = weight.data_ptr(), bias.data_ptr(), dtable.data_ptr()
     vectors = ceil(x.shape[-1] / lanes)
+    dtable = x.new_empty(tasks, 2, x.shape[-1])
+    dmatrices = [
+        x.new_zeros((tasks, *matrix.shape) if weights and matrix is not None else 0) for matrix in (projection, output)
+    ]
+    scale, shift, sums = weight.data_ptr(), bias.data_ptr(), [t.data_ptr() for t in (dtable, *dmatrices)]
+    target, dgates = _maps(_pixels(dx)), NO_END.maps if gate is None else _maps(_pixels(dgate))
     _share_out(
-        tasks, 2 + 2 * lanes + (2 + lanes) * vectors, 16 * x.numel(),
+        tasks, 2 + 2 * lanes + (2 + 4 * HERD) * vectors, 16 * x.numel(),
         lambda some, scratch: norm_back_tasks(
-            one, some, how, pixels, *maps[:2], scale, shift, *maps[2:], sums, scratch
+            one, some, how, pixels, weights, maps, source, scale, shift, sink, target, dgates, *sums, scratch
         ),
     )  # fmt: skip
-    return dx, x.new_empty(0) if dgate is None else dgate, *dtable.sum(0)
+    del gates, asked
+    dprojection, doutput = (t.sum(0) for t in dmatrices)
+    return dx, dgate, dprojection, *dtable.sum(0), doutput
 
 
 @no_type_check

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from evssm.enlarge import enlarge
 from evssm.fused import linear, normalise
 from evssm.shapes import Image, Map
 
@@ -80,9 +81,21 @@ class LayerNorm2d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width))
         self.eps = eps
 
-    def forward(self, x: Image, gate: Image | None = None) -> Image:
-        """The normalised map, times the exact GELU of `gate` if one is given."""
-        return normalise(x, self.weight, self.bias, self.eps, centred=True, gate=gate)
+    def forward(
+        self,
+        x: Image,
+        gate: Float[Tensor, "b _ h w"] | None = None,
+        *,
+        projection: Float[Tensor, "c _"] | None = None,
+        output: Float[Tensor, "o c"] | None = None,
+    ) -> Map:
+        """The normalised map, times the exact GELU of `gate`, or of its product with `projection`, times `output`.
+
+        What is not given is left out.
+        """
+        return normalise(
+            x, self.weight, self.bias, self.eps, centred=True, gate=gate, projection=projection, output=output
+        )
 
 
 class Resize(nn.Module):
@@ -95,6 +108,8 @@ class Resize(nn.Module):
         self.conv = nn.Conv2d(width, out, 3, padding=1, bias=False)
 
     def forward(self, x: Image) -> Map:
+        if self.scale == 2:
+            return enlarge(x, self.conv.weight)
         return self.conv(F.interpolate(x, scale_factor=self.scale, mode="bilinear", align_corners=False))
 
 

@@ -5,15 +5,14 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from evssm.fused import depthwise, linear
+from evssm.fused import depthwise
 from evssm.geometry import D4, IDENTITY
 from evssm.layers import LayerNorm2d, at_least_float32, inverse_softplus_of_log_uniform
-from evssm.scan import selective_scan
-from evssm.shapes import Image, Map
+from evssm.scan_selected import scan_selected, select
+from evssm.shapes import Image
 from evssm.windows import in_windows
 
 
@@ -86,53 +85,33 @@ class SS2D(nn.Module):
             yield self._inputs(u, k, turn)
 
     def _inputs(self, u: Image, k: int, turn: D4) -> ScanInputs:
-        turned, delta, B, C = self._selection(u, k, turn)
-        bias = at_least_float32(self.dt_projs_bias[k])[:, None]
-        A, D = self._transition(k)
-        return ScanInputs(turned, F.softplus(at_least_float32(delta) + bias), A, B, C, D)
+        turned = turn(u).contiguous(memory_format=torch.channels_last)  # one copy, which spares slow ones of its parts
+        sequence, delta, B, C = select(turned, *self._selection(k))
+        A, D, bias = self._transition(k)
+        return ScanInputs(sequence, F.softplus(delta + bias[:, None]), A, B, C, D)
 
     def _mix(self, x: Image) -> Image:
         u = self._values(x)
         total: Tensor | None = None
         for k, turn in enumerate(self.directions):
-            y = self._scan(u, k, turn)
+            y = turn.inverse(scan_selected(turn(u), *self._selection(k), *self._transition(k)))
             total = y if total is None else total + y
         assert total is not None
-        gate = linear(x, self.in_proj.weight.chunk(2)[1])
-        return linear(self.out_norm(total.to(x.dtype), gate), self.out_proj.weight)
+        gate = self.in_proj.weight.chunk(2)[1]
+        return self.out_norm(total.to(x.dtype), x, projection=gate, output=self.out_proj.weight)
 
     def _values(self, x: Image) -> Float[Tensor, "b _ h w"]:
         """The sequence's values `b d h w`, before they are flattened."""
         projection = self.in_proj.weight.chunk(2)[0]
         return depthwise(x, self.conv2d.weight, self.conv2d.bias, "gelu", projection=projection)
 
-    def _scan(self, u: Image, k: int, turn: D4) -> Image:
-        turned, delta, B, C = self._selection(u, k, turn)
-        A, D = self._transition(k)
-        bias = at_least_float32(self.dt_projs_bias[k])
-        y = selective_scan(turned, delta, A, B, C, D, delta_bias=bias, delta_softplus=True)
-        h, _ = turn.size(*u.shape[-2:])
-        return turn.inverse(rearrange(y, "b d (h w) -> b d h w", h=h))
+    def _selection(self, k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The weights that select direction `k`'s parameters: projection, convolution, its bias, step sizes."""
+        projection, steps = self.x_proj_weight[k], self.dt_projs_weight[k]
+        weight, bias = (p.chunk(len(self.directions))[k] for p in (self.x_conv.weight, self.x_conv.bias))
+        return projection, weight, bias, steps
 
-    def _selection(self, u: Image, k: int, turn: D4) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Direction `k`'s sequence `b d l`, raw step `b d l`, B and C `b n l`."""
-        u = turn(u).contiguous(memory_format=torch.channels_last)  # one copy here spares slow ones of each part
-        s = self._convolved(u, k)
-        delta = rearrange(linear(s[:, : self.rank], self.dt_projs_weight[k]), "b d h w -> b d (h w)")
-        _, B, C = rearrange(s, "b s h w -> b s (h w)").split((self.rank, self.state, self.state), dim=1)
-        u = rearrange(u, "b d h w -> b d (h w)")
-        return tuple(map(at_least_float32, (u, delta, B, C)))  # type: ignore[return-value]
-
-    def _convolved(self, u: Image, k: int) -> Map:
-        """Direction `k`'s (delta, B, C) of the turned values, convolved; 1-D kernels run on across the ends of rows."""
-        h, count = u.shape[-2], self.x_proj_weight.shape[1]
-        own = slice(k * count, (k + 1) * count)
-        weight, bias, projection = self.x_conv.weight[own], self.x_conv.bias[own], self.x_proj_weight[k]
-        if weight.dim() == 4:
-            return depthwise(u, weight, bias, projection=projection)
-        line = depthwise(rearrange(u, "b d h w -> b d 1 (h w)"), weight[:, :, None], bias, projection=projection)
-        return rearrange(line, "b s 1 (h w) -> b s h w", h=h)
-
-    def _transition(self, k: int) -> tuple[Float[Tensor, "d n"], Float[Tensor, " d"]]:
+    def _transition(self, k: int) -> tuple[Float[Tensor, "d n"], Float[Tensor, " d"], Float[Tensor, " d"]]:
+        """A, D and the bias of the step sizes of direction `k`."""
         A_logs, Ds = (at_least_float32(p).chunk(len(self.directions))[k] for p in (self.A_logs, self.Ds))
-        return -A_logs.exp(), Ds
+        return -A_logs.exp(), Ds, at_least_float32(self.dt_projs_bias[k])

@@ -22,9 +22,11 @@ from typing import NamedTuple, no_type_check
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils, config
 from numba.extending import intrinsic, models, register_model
+
+from evssm.compiled import compiled
 
 if config.DISABLE_JIT:  # type: ignore[attr-defined]
     raise ImportError("numba's compiler is switched off by NUMBA_DISABLE_JIT")
@@ -426,15 +428,6 @@ def fold(typing, address, like):
         return _folded(builder, rows)
 
     return Lanes(like)(types.int64, like), emit
-
-
-@no_type_check
-def compiled(function):
-    """`function` for numba to compile when first called, kept on disk for the next process where that is possible."""
-    try:
-        return njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written to
-        return njit(nogil=True)(function)
 
 
 # --- one chunk of one tile --------------------------------------------------------------------------------------------
@@ -922,7 +915,9 @@ def _share_out(tasks, vectors, updates, work):
     threads = max(1, min(torch.get_num_threads(), tasks)) if updates >= WORTH_THREADS else 1
     room = torch.empty(threads, vectors * VECTOR, dtype=torch.uint8)
     runs = [((tasks * i // threads, tasks * (i + 1) // threads), room[i].data_ptr()) for i in range(threads)]
-    if threads > 1 and _pool is None:
+    if threads == 1:
+        return work(*runs[0])
+    if _pool is None:
         _pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="scan")
     others = [_pool.submit(work, *run) for run in runs[1:]]
     try:
@@ -931,6 +926,7 @@ def _share_out(tasks, vectors, updates, work):
         wait(others)  # also after an interrupt: they write to memory that the caller would let go
     for other in others:
         other.result()
+    return None
 
 
 @no_type_check

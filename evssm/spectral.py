@@ -28,21 +28,24 @@ class PatchSpectrum(nn.Module):
         _, _, h, w = x.shape
         if h % PATCH or w % PATCH:
             raise ValueError(f"a map of {h} x {w} has no whole 8 x 8 patches; pad both sides to multiples of 8")
-        gain = at_least_float32(self.gain).flatten(1).mT[_owners(x.device)].mean(dim=1)
+        gain = at_least_float32(self.gain).flatten(1)
+        gain = _shares(gain.dtype, gain.device) @ gain.mT
         return filter_patches(at_least_float32(x), gain).to(x.dtype)
 
 
 @cache
-def _owners(device: torch.device) -> Tensor:
-    """For each of the 64 frequencies, row by row, the two entries of `gain` whose mean it has.
+def _shares(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """For each of the 64 frequencies, row by row, the weights with which the 40 entries of `gain` make its gain.
 
     A real patch's coefficients at (k, j) and (-k, -j) are conjugates, and the half spectrum has those with j <= 4. In
     columns 0 and 4 it has both of a pair, and a real result sees the mean of their gains.
     """
-    half, owners = PATCH // 2, []
+    half = PATCH // 2
+    shares = torch.zeros(PATCH, PATCH, PATCH, half + 1)
     for k in range(PATCH):
         for j in range(PATCH):
             row, column = (k, j) if j <= half else (-k % PATCH, PATCH - j)
             partner = -row % PATCH if column in (0, half) else row
-            owners.append([row * (half + 1) + column, partner * (half + 1) + column])
-    return torch.tensor(owners, device=device)
+            shares[k, j, row, column] += 0.5
+            shares[k, j, partner, column] += 0.5
+    return shares.reshape(PATCH**2, -1).to(device, dtype)

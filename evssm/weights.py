@@ -124,29 +124,35 @@ def to_official(net: nn.Module) -> dict[str, Tensor]:
     return {official: state[ours].detach() for official, ours in official_keys(net, naming).items()}
 
 
-def save(net: nn.Module, path: str | Path, **provenance: Any) -> Path:
+def save(net: nn.Module, path: str | Path, *, packed: bool = False, **provenance: Any) -> Path:
     """The path, once a safetensors file there holds the weights, how `net` was built and their provenance.
+
+    With `packed` the weights are rounded to half precision, which halves the file; they are read back as what they
+    were, and it is the rounded ones that the provenance describes.
 
     `provenance` are fields of `Provenance` (data, steps, seed, hardware, commit, note, weights). Given `steps`, the
     weights count as trained; given nothing, the file takes over `net.provenance`, or says "untrained". The file
     appears whole or not at all.
 
     Raises `ValueError` for a network that `build` did not make or whose arguments are no plain values, for weights
-    that are not finite, and where `net.provenance` would be taken over but the weights have changed since it was
-    written.
+    that are not finite (in half precision, where they are packed), and where `net.provenance` would be taken over but
+    the weights have changed since it was written.
     """
     recipe = _recipe(net)
     state = {key: value.detach().cpu().contiguous().clone() for key, value in net.state_dict().items()}
-    _demand_finite(state, f"the {recipe.name} to be saved")
+    stored = _cast(state, torch.float16) if packed else state
+    _demand_finite(stored, f"the {recipe.name} to be saved")
+    state = {key: stored[key].to(value.dtype) for key, value in state.items()}
     origin = _origin(net, recipe, provenance, sha256_of(state))
     description = {
         "format": _FORMAT,
         "name": recipe.name,
         "overrides": {key: _plain(value, key) for key, value in recipe.overrides.items()},
         "provenance": origin.as_dict(),
+        **({"packed": str(_widest(state))} if packed else {}),
     }
     with written_whole(path) as part:
-        save_file(state, part, metadata={_METADATA: json.dumps(description, allow_nan=False)})
+        save_file(stored, part, metadata={_METADATA: json.dumps(description, allow_nan=False)})
     return Path(path)
 
 
@@ -169,11 +175,12 @@ def load(source: str | Path, *, name: str | None = None, **overrides: Any) -> nn
         raise ValueError(
             f"{path} does not say which network it is for; if it is an official checkpoint, say so: {guess}"
         )
-    recipe, origin = _described(path, metadata[_METADATA])
+    recipe, origin, packed = _described(path, metadata[_METADATA])
     if name not in (None, recipe.name):
         raise ValueError(f"{path} holds {recipe.name}, not {name}; leave `name` out, or give the file of {name}")
     net: Any = build(recipe.name, **{**recipe.overrides, **overrides})
     state = _tensors(entries, str(path))
+    state = _cast(state, packed) if packed else state
     if differences := _differences(net.state_dict(), state):
         raise ValueError(f"{path} does not fit the {recipe.name} that it describes: {differences}; get it again")
     if sha256_of(state) != origin.tensors_sha256:
@@ -263,14 +270,15 @@ def _read_torch(path: Path) -> Any:
         raise ValueError(f"{path} is a checkpoint cut short or damaged ({cause}); copy or download it again") from None
 
 
-def _described(path: Path, text: str) -> tuple[Recipe, Provenance]:
-    """What one of our files says about itself."""
+def _described(path: Path, text: str) -> tuple[Recipe, Provenance, torch.dtype | None]:
+    """What one of our files says about itself, and which type its weights were packed from, if any."""
     try:
         description = json.loads(text)
         if description["format"] != _FORMAT:
             raise ValueError(f"file format {description['format']}, where this version reads {_FORMAT}")
         overrides = {key: _tuples(value) for key, value in description["overrides"].items()}
-        return Recipe(description["name"], overrides), Provenance.from_dict(description["provenance"])
+        packed = {str(kind): kind for kind in _FLOATS}[description["packed"]] if "packed" in description else None
+        return Recipe(description["name"], overrides), Provenance.from_dict(description["provenance"]), packed
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} has a description that cannot be read ({error}); update evssm or get it again"
@@ -380,9 +388,17 @@ def _fitting(shapes: Shapes) -> str | None:
 
 def _fill(net: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Gives `net` the weights and the widest floating-point type among them, ready for use."""
-    net.to(reduce(torch.promote_types, (value.dtype for value in state.values() if value.is_floating_point())))
+    net.to(_widest(state))
     net.load_state_dict(state)
     net.eval()
+
+
+def _cast(state: Mapping[str, Tensor], kind: torch.dtype) -> dict[str, Tensor]:
+    return {key: value.to(kind) if value.is_floating_point() else value for key, value in state.items()}
+
+
+def _widest(state: Mapping[str, Tensor]) -> torch.dtype:
+    return reduce(torch.promote_types, (value.dtype for value in state.values() if value.is_floating_point()))
 
 
 def _as_initialised(fresh: nn.Module, state: Mapping[str, Tensor]) -> bool:

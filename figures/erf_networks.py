@@ -2,17 +2,27 @@
 
 from pathlib import Path
 
-from fields import draw_fields
+from fields import draw_fields, fields_of_seeds, held_out
+
+from analysis.verdicts import compare
 
 NETWORKS = {
-    "mimo-unet-plus": "MIMO-UNet+",
-    "nafnet": "NAFNet",
-    "restormer": "Restormer",
-    "fftformer": "FFTformer",
-    "stripformer": "Stripformer",
-    "evssm": "EVSSM",
+    "mimo-unet-plus-compact": "MIMO-UNet+",
+    "nafnet-compact": "NAFNet",
+    "restormer-compact": "Restormer",
+    "fftformer-compact": "FFTformer",
+    "stripformer-compact": "Stripformer",
+    "evssm-compact": "EVSSM",
 }
 
 
 def make() -> list[Path]:
-    return draw_fields("erf_networks", NETWORKS)
+    images = held_out()
+    fields = {title: fields_of_seeds("erf_networks", name, images) for name, title in NETWORKS.items()}
+    ours = fields["EVSSM"]
+    claims = [
+        compare(f"EVSSM reaches farther than {title}", ours, theirs, "radius", share=0.9, label="R90 in px")
+        for title, theirs in fields.items()
+        if theirs is not ours
+    ]
+    return draw_fields("erf_networks", fields, claims)

@@ -1,37 +1,74 @@
 """What the receptive-field figures share: the photographs, the networks, the arrangement, the numbers beside it."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
+from analysis.field import ERF
+from analysis.field_table import field_table
 from analysis.kept import kept_field
 from analysis.panels import erf_panels, save_figure
 from analysis.summary import summarise
-from evssm import build
-from evssm.photographs import photographs
+from analysis.verdicts import Verdict
+from evssm import build, load
+from evssm.data.embedded import embedded_test
+from evssm.images import crop_centre
+from evssm.provenance import written_whole
 from evssm.sidecar import write_sidecar
+from evssm.weights import bundled
 
 HERE = Path(__file__).parent
-SIZE = 96
-"""Pixels of each photograph's middle, high and wide: full networks, five photographs, a laptop's patience."""
+SIZE = 128
+"""Pixels of each photograph's middle, high and wide."""
+
+EXTENTS = (8, 24)
+"""Pixels between the most distant positions of the camera, in the blurred images that the networks are shown."""
 
 
-def draw_fields(figure: str, networks: Mapping[str, str]) -> list[Path]:
-    """The files of a figure with one panel for each network, untrained weights, seed 0; fields are kept in `data/`."""
-    images = list(photographs(SIZE).values())
+def held_out() -> list[Tensor]:
+    """The middle of each photograph that no network was trained on, blurred by camera shake of two extents."""
+    pairs = embedded_test(extents=EXTENTS)
+    return [crop_centre(pairs[i].blurred, SIZE, SIZE) for i in range(len(pairs))]
+
+
+def fields_of_seeds(figure: str, name: str, images: Sequence[Tensor]) -> list[ERF]:
+    """The fields of a network, one per bundled seed; of fresh weights where none is bundled."""
     (HERE / "data").mkdir(exist_ok=True)
-    command = f"python figures/make.py {figure}"
-    fields = {}
-    for name, title in networks.items():
-        torch.manual_seed(0)
-        fields[title] = kept_field(
-            HERE / "data" / f"{figure}_{name}.npz", build(name), images, progress=_counter(name), command=command
+    seeds = [found for found in (name, *(f"{name}-seed{k}" for k in range(1, 10))) if found in bundled()]
+    return [
+        kept_field(
+            HERE / "data" / f"{figure}_{seed}.npz",
+            load(seed) if seed in bundled() else _fresh(seed),
+            images,
+            progress=_counter(seed),
+            command=_command(figure),
         )
-    numbers = {title: {**summarise(field), "made": field.provenance} for title, field in fields.items()}
-    sidecar = write_sidecar(HERE / f"{figure}.json", {"command": command, "fields": numbers})
-    return [*save_figure(erf_panels(fields), HERE / figure, command=command), sidecar]
+        for seed in seeds or [name]
+    ]
+
+
+def draw_fields(figure: str, fields: Mapping[str, Sequence[ERF]], claims: Sequence[Verdict] = ()) -> list[Path]:
+    """The files of a figure with one panel for each network, the seeds of each pooled; table and claims beside it."""
+    pooled = {title: ERF.pooled(seeds) for title, seeds in fields.items()}
+    numbers = {title: {**summarise(field), "made": field.provenance} for title, field in pooled.items()}
+    facts = {"command": _command(figure), "fields": numbers, "claims": [str(claim) for claim in claims]}
+    sidecar = write_sidecar(HERE / f"{figure}.json", facts)
+    table = HERE / f"{figure}.md"
+    with written_whole(table) as part:
+        part.write_text(field_table(fields, claims), encoding="utf-8")
+    return [*save_figure(erf_panels(pooled), HERE / figure, command=_command(figure)), sidecar, table]
+
+
+def _fresh(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    return build(name)
+
+
+def _command(figure: str) -> str:
+    return f"python figures/make.py {figure}"
 
 
 def _counter(name: str) -> Callable[[int, int], None]:

@@ -6,12 +6,15 @@ import sys
 import numpy as np
 import pytest
 import torch
+import typer
 from PIL import Image
 
 from analysis import ERF
+from analysis.activations import scanning_stages
 from analysis.kept_rows import load_rows
-from evssm import build, save
+from evssm import build, load, save
 from evssm.cli import main
+from evssm.cli.app import app
 
 
 @pytest.fixture
@@ -42,6 +45,13 @@ def test_list_shows_every_network_and_backend(run):
     assert "reference: available" in out
 
 
+def commands(group, above=()):
+    """The words of every command, and of every group of commands."""
+    for name, command in group.commands.items():
+        yield (*above, name)
+        yield from commands(command, (*above, name)) if hasattr(command, "commands") else ()
+
+
 WATCHED = """
 import sys
 from evssm.cli import main
@@ -52,7 +62,7 @@ except SystemExit as ended:
 """
 
 
-@pytest.mark.parametrize("command", [(), ("list",), ("erf",), ("activation",)])
+@pytest.mark.parametrize("command", [(), *commands(typer.main.get_command(app))])
 def test_help_shows_an_example_without_importing_torch(command):
     ended = subprocess.run(
         [sys.executable, "-c", WATCHED, *command, "--help"], capture_output=True, text=True, check=True
@@ -101,6 +111,34 @@ def test_trained_weights_are_read_and_the_picture_says_nothing_of_untrained_ones
     )
     assert status == 0
     assert not ERF.load(tmp_path / "made" / "erf_nafnet-compact.npz").untrained
+
+
+def test_cost_prints_a_table_and_leaves_it_with_a_sidecar(run, tmp_path):
+    (tmp_path / "own_cost.py").write_text(OWN)
+    words = ("own_cost:Net", "--size", "32x48", "--published", "0.01")
+    status, out, err = run("cost", *words, "--time", "--threads", 1, "--repeats", 1, "--out", "made")
+    assert (status, err) == (0, "")
+    assert out.splitlines()[-2:] == ["made/cost.csv", "made/cost.json"]
+    assert "own_cost:Net: 228 parameters, input 1 x 3 x 32 x 48" in out
+    assert out.count("published 10.000 M: nearest is") == 1
+    assert out.count("of processor time; memory at most") == 1
+    facts = json.loads((tmp_path / "made" / "cost.json").read_text())
+    own = facts["networks"]["own_cost:Net"]
+    assert own["total_macs"] == 32 * 48 * 9 * 25
+    assert own["time"]["threads"] == 1
+    assert facts["command"].startswith("evssm cost own_cost:Net")
+    header, line = (tmp_path / "made" / "cost.csv").read_text().splitlines()
+    row = dict(zip(header.split(","), line.split(","), strict=True))
+    assert (row["network"], row["total_flops"]) == ("own_cost:Net", str(2 * 32 * 48 * 9 * 25))
+
+
+def test_cost_knows_how_the_published_number_of_evssm_was_counted(run):
+    status, out, _ = run("cost", "evssm", "nafnet-compact")
+    assert status == 0
+    assert out.count("published") == 1
+    assert "nafnet-compact: 455,883 parameters" in out
+    assert "17,129,472 parameters" in out
+    assert "published 126.000 G: nearest is 126.296 G (+0.2%), as fvcore counts" in out
 
 
 OWN = """
@@ -153,6 +191,12 @@ def test_a_network_of_ones_own_is_found_in_the_current_folder(run, tmp_path, nam
         (("erf", "json:nothing"), "has no nothing"),
         (("erf", "fussy:fussy"), "sides must be multiples of 64"),
         (("erf", "evssm-compact", "--bogus"), "--bogus"),
+        (("cost", "evsm"), "near it: evssm"),
+        (("cost", "evssm-compact", "--size", "8"), "16"),
+        (("cost", "evssm-compact", "--channels", "4"), "1 x 4 x 256 x 256"),
+        (("cost", "evssm-compact", "--published", "-1"), "positive"),
+        (("cost", "evssm-compact", "--time", "--dtype", "int3"), "float32, float64"),
+        (("cost", "fussy:fussy"), "sides must be multiples of 64"),
         (("bogus",), "bogus"),
     ],
 )
@@ -186,7 +230,7 @@ def test_activation_leaves_a_picture_the_maps_and_their_checks(run, tmp_path):
     assert list(facts["maps"]) == sorted(names)
     for name in names:
         rows = load_rows(tmp_path / "made" / f"activation_{name}.npz")
-        assert list(rows) == ["encoder.0.0.mixer", "encoder.0.1.mixer"]
+        assert list(rows) == [stage.name for stage in scanning_stages(build(name), ["encoder.0.*"])]
         for stage, row in rows.items():
             assert row.query == (30, 7)
             assert row.size == (33, 50)
@@ -231,3 +275,48 @@ def test_activation_refuses_in_one_line_and_leaves_no_picture(run, tmp_path, wor
     assert err.count("\n") == 1
     assert part in err
     assert not list(tmp_path.rglob("*.p*"))
+
+
+def test_a_trial_of_an_ablation_trains_measures_and_draws(run, tmp_path):
+    status, _, err = run("ablate", "loss", "defocus", "--profile", "smoke", "--out", "trial")
+    assert status == 0, err
+    names = {"loss"}
+    assert {path.stem for path in (tmp_path / "trial").glob("*.png")} == names
+    assert {path.stem for path in (tmp_path / "trial").glob("*.md")} == {*names, "defocus"}
+    assert "6 training steps each" in (tmp_path / "trial" / "loss.md").read_text()
+
+
+def test_training_leaves_weights_and_logs_and_is_not_repeated(run, tmp_path):
+    words = ("train", "mimo-unet-plus-compact", "--profile", "smoke", "--out", "runs", "--seed", "2")
+    status, out, err = run(*words)
+    assert status == 0, err
+    weights = tmp_path / "runs" / "mimo-unet-plus-compact-seed2.safetensors"
+    assert out.split() == [str(weights.relative_to(tmp_path))]
+    net = load(weights)
+    assert (net.provenance.steps, net.provenance.seed) == (6, 2)
+    assert "embedded camera shake" in net.provenance.data
+    assert sorted(path.name for path in (tmp_path / "runs" / weights.stem).iterdir()) == ["log.csv", "validation.csv"]
+    before = weights.read_bytes()
+    assert run(*words)[0] == 0
+    assert weights.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("train",), "give the networks to train, or --family"),
+        (("train", "evssm-compact", "--profile", "fast"), "no profile is called 'fast'"),
+        (("train", "evssm-compact", "--loss", "l2"), "--loss is both or l1"),
+        (("train", "evsm-compact", "--profile", "smoke"), "no network is called 'evsm-compact'"),
+        (("train", "evssm-compact", "--batch", "3", "--accumulate", "2"), "does not divide into 2"),
+        (("train", "evssm-compact", "--data", "nowhere"), "nowhere"),
+        (("ablate", "table9"), "no ablation is called table9"),
+        (("ablate", "--weights", "nowhere"), "no weights in nowhere"),
+        (("ablate", "--extents", "six"), "--extents six is no list"),
+    ],
+)
+def test_what_is_wrong_with_training_and_ablations_is_one_line(run, words, said):
+    status, out, err = run(*words)
+    assert (status, out) == (2, "")
+    assert err.count("\n") == 1
+    assert said in err

@@ -81,19 +81,30 @@ def test_depthwise_reads_maps_in_any_layout_and_needs_no_bias():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("centred", [True, False])
-@pytest.mark.parametrize("gated", [True, False])
-@pytest.mark.parametrize("c", [3, 16, 35])
-def test_normalise(dtype, centred, gated, c):
-    x = (leaf(2, c, 5, 7, dtype=dtype).detach() + 2).requires_grad_()
-    gate = leaf(2, c, 5, 7, dtype=dtype, channels_last=False) if gated else None
+@pytest.mark.parametrize("gate", ["none", "as it is", "projected"])
+@pytest.mark.parametrize("outputs", [None, 21])
+@pytest.mark.parametrize(("c", "size"), [(3, (5, 7)), (16, (41, 17)), (35, (5, 13))])
+def test_normalise(dtype, centred, gate, outputs, c, size):
+    x = (leaf(2, c, *size, dtype=dtype).detach() + 2).requires_grad_()
+    gates = 9 if gate == "projected" else c
+    opening = leaf(2, gates, *size, dtype=dtype, channels_last=False) if gate != "none" else None
+    before = leaf(c, gates, dtype=dtype) if gate == "projected" else None
+    after = None if outputs is None else leaf(outputs, c, dtype=dtype)
 
-    def fast(x, weight, bias, gate):
-        return normalise(x, weight, bias, 1e-2, centred=centred, gate=gate)
+    def fast(x, weight, bias, gate, before, after):
+        return normalise(x, weight, bias, 1e-2, centred=centred, gate=gate, projection=before, output=after)
 
-    def plain(x, weight, bias, gate):
-        return fused.normalise_definition(x, weight, bias, 1e-2, centred=centred, gate=gate)
+    def plain(x, weight, bias, gate, before, after):
+        return fused.normalise_definition(
+            x, weight, bias, 1e-2, centred=centred, gate=gate, projection=before, output=after
+        )
 
-    hold_equal(fast, plain, (x, leaf(c, dtype=dtype), leaf(c, dtype=dtype), gate))
+    hold_equal(fast, plain, (x, leaf(c, dtype=dtype), leaf(c, dtype=dtype), opening, before, after))
+
+
+def test_a_projection_needs_a_gate():
+    with pytest.raises(ValueError, match="no gate"):
+        normalise(leaf(1, 2, 3, 3), leaf(2), leaf(2), 1e-6, centred=True, projection=leaf(2, 2))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

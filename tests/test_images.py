@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 
 import evssm.images
 import evssm.photographs
-from evssm.images import crop_centre, read_image, write_image
+from evssm.images import crop_centre, decode_image, read_image, write_image
 from evssm.photographs import PHOTOGRAPHS, photograph, photographs
 
 RNG = np.random.default_rng()
@@ -70,6 +70,16 @@ def test_png_is_read_without_loss(tmp_path, depth):
     assert torch.equal(
         (x.double() * ((1 << depth) - 1)).round().permute(1, 2, 0), torch.from_numpy(samples.astype(float))
     )
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_bytes_are_decoded_as_the_file_is_and_called_by_their_name(tmp_path, depth):
+    data = png(levels(depth), 28, 20, depth, 2)
+    assert torch.equal(decode_image(data, "entry 7"), read(tmp_path, data))
+    with pytest.raises(ValueError, match=r"^entry 7 is an image cut short"):
+        decode_image(data[: len(data) // 2], "entry 7")
+    with pytest.raises(ValueError, match=r"^entry 7 is no image but text"):
+        decode_image(b"name,value", "entry 7")
 
 
 @pytest.mark.parametrize("depth", [8, 16])

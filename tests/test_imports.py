@@ -7,38 +7,42 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-ORDER = [
-    *("evssm.shapes", "evssm.geometry"),
-    *("evssm.scan_definition", "evssm.scan_torch", "evssm.scan_numba", "evssm.scan", "evssm.ssd"),
-    *("evssm.fused_numba", "evssm.fused", "evssm.layers", "evssm.spectral", "evssm.windows"),
-    *("evssm.mixer", "evssm.mamba2"),
-    *("evssm.models.stages", "evssm.models.description", "evssm.naming"),
-    *("evssm.models.evssm", "evssm.models.nafnet", "evssm.models.mimo_unet"),
-    *("evssm.models.restormer", "evssm.models.fftformer", "evssm.models.stripformer", "evssm.models"),
-    *("evssm.provenance", "evssm.sidecar", "evssm.weights", "evssm.hooks"),
-    *("evssm.images", "evssm.photographs", "evssm.foreign", "evssm"),
-    *("analysis.inputs", "analysis.queries", "analysis.borrow", "analysis.sensitivity", "analysis.stamp"),
-    *("analysis.field_statistics", "analysis.bootstrap", "analysis.field", "analysis.erf", "analysis.kept"),
-    *("analysis.summary", "analysis.plots", "analysis.panels"),
-    *(
-        "analysis.scan_rows",
-        "analysis.own_scans",
-        "analysis.scan_branches",
-        "analysis.module_rows",
-        "analysis.scan_row",
-    ),
-    *("analysis.activations", "analysis.kept_rows", "analysis.activation_plots", "analysis.activation_panels"),
-    "analysis",
-    *(
-        "evssm.cli.app",
-        "evssm.cli.common",
-        "evssm.cli.activation",
-        "evssm.cli.erf",
-        "evssm.cli.networks",
-        "evssm.cli",
-        "evssm.__main__",
-    ),
-]
+ORDER = """
+evssm.shapes evssm.geometry
+evssm.scan_definition evssm.scan_torch evssm.compiled evssm.scan_numba evssm.scan evssm.ssd
+evssm.fused_numba evssm.enlarge_numba evssm.fused evssm.enlarge evssm.layers evssm.scan_selected
+evssm.spectral evssm.windows
+evssm.mixer evssm.mamba2
+evssm.models.stages evssm.models.description evssm.naming
+evssm.models.evssm evssm.models.nafnet evssm.models.mimo_unet
+evssm.models.restormer evssm.models.fftformer evssm.models.stripformer evssm.models
+evssm.provenance evssm.stamp evssm.bootstrap evssm.sidecar evssm.weights evssm.hooks
+evssm.images evssm.photographs evssm.foreign evssm.metrics
+evssm.ensemble evssm.tiles evssm.memory evssm.inference evssm.align evssm.cautions evssm.ledger
+evssm
+evssm.data evssm.data.pairs evssm.data.kernels evssm.data.dead_leaves evssm.data.light evssm.data.shake
+evssm.data.embedded evssm.data.video evssm.data.defocus evssm.data.motorcycle evssm.data.preview
+evssm.data.pictures evssm.data.lmdb evssm.data.published evssm.data.layouts evssm.data.recognise evssm.data.contents
+evssm.data.listing evssm.data.sets evssm.data.folders evssm.data.findings evssm.data.name_checks
+evssm.data.image_checks evssm.data.brightness evssm.data.overlap_checks evssm.data.verify
+evssm.scores evssm.evaluate evssm.deblur
+evssm.loss evssm.machine
+evssm.training evssm.training.recipes evssm.training.optimisation evssm.training.crops evssm.training.checkpoint
+evssm.training.journal evssm.training.loop evssm.training.family evssm.training.run
+analysis.inputs analysis.queries analysis.borrow analysis.sensitivity
+analysis.field_statistics analysis.field analysis.verdicts analysis.field_table analysis.erf
+analysis.kept
+analysis.summary analysis.plots analysis.panels
+analysis.operations analysis.costs analysis.timing analysis.ablations
+analysis.ablation_table analysis.ablation_panel analysis.ablate
+analysis.scan_rows analysis.own_scans analysis.scan_branches analysis.module_rows analysis.scan_row
+analysis.activations analysis.kept_rows analysis.activation_plots analysis.activation_panels
+analysis
+evssm.cli.app evssm.cli.common evssm.cli.ablate evssm.cli.activation evssm.cli.cost evssm.cli.data evssm.cli.deblur
+evssm.cli.erf
+evssm.cli.evaluate evssm.cli.networks evssm.cli.train
+evssm.cli evssm.__main__
+""".split()
 FILES = sorted([*ROOT.glob("evssm/**/*.py"), *ROOT.glob("analysis/**/*.py")])
 
 

@@ -481,6 +481,24 @@ def test_a_network_that_a_file_cannot_describe_is_refused(tmp_path):
         save(turned, tmp_path / "a.safetensors")
 
 
+def test_packed_weights_come_back_rounded_to_half_precision_in_a_file_half_the_size(tmp_path):
+    net = trained("nafnet-compact")
+    plain, packed = save(net, tmp_path / "plain.safetensors"), save(net, tmp_path / "packed.safetensors", packed=True)
+    again = load(packed)
+    assert packed.stat().st_size < 0.6 * plain.stat().st_size
+    for key, value in net.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value.half().float()), key
+    assert again.provenance.describes(again)
+    assert same(load(save(again, tmp_path / "again.safetensors", packed=True)), again)
+
+
+def test_weights_too_large_for_half_precision_are_not_packed(tmp_path, net):
+    next(net.parameters()).data.flatten()[0] = 1e6
+    with pytest.raises(ValueError, match="infinite values"):
+        save(net, tmp_path / "net.safetensors", packed=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     net = trained()
     net.output.weight.data[0] = torch.nan

@@ -5,7 +5,8 @@ import sys
 
 import typer
 
-from evssm.cli import activation, erf, networks  # noqa: F401 (a command exists once its file is imported, in this order)
+# A command exists once its file is imported.
+from evssm.cli import ablate, activation, cost, data, deblur, erf, evaluate, networks, train  # noqa: F401
 from evssm.cli.app import app
 
 

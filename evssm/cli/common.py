@@ -32,6 +32,30 @@ def the_network(name: str, file: str | None, local: bool, untrained: bool, seed:
     return net
 
 
+def trained_network(name: str | None, file: str | None, *, local: bool = False) -> Callable[..., Any]:
+    """The network that a name, a file of weights or both stand for: one's own, or one with weights, never without.
+
+    Without either it is the first bundled one.
+    """
+    from evssm.foreign import own_network
+    from evssm.models import MODELS
+    from evssm.weights import bundled, load
+
+    if name and ":" in name:
+        return own_network(name)
+    overrides: dict[str, Any] = {"local": True} if local else {}
+    if file:
+        return load(file, name=name, **overrides)
+    there = list(bundled())
+    if name is None and not there:
+        raise ValueError("no trained network comes with this installation; give --weights FILE (and --network NAME)")
+    if name in MODELS and name not in there:
+        raise ValueError(
+            f"no trained weights of {name} here; give --weights FILE (bundled: {', '.join(there) or 'none'})"
+        )
+    return load(name or there[0], **overrides)
+
+
 @contextmanager
 def told_in_a_line(name: str, *, own: bool) -> Iterator[None]:
     """Says of a network of the user's own that it failed, and how, whatever it raised."""
@@ -58,15 +82,10 @@ def file_for(name: str, networks: list[str], weights: list[str]) -> str | None:
 
 def the_images(given: list[Path], size: str) -> dict[str, "Tensor"]:
     """The middle of each image by name; folders give what they hold."""
-    from evssm.images import SMALLEST, SUFFIXES, crop_centre, read_image
+    from evssm.images import SUFFIXES, crop_centre, read_image
     from evssm.photographs import photographs
 
-    edge = re.fullmatch(r"(\d+)(?:x(\d+))?", size)
-    if edge is None:
-        raise ValueError(f"--size {size} is neither N nor HxW; try 256 or 256x384")
-    h, w = int(edge[1]), int(edge[2] or edge[1])
-    if min(h, w) < SMALLEST:
-        raise ValueError(f"--size {size} has a side under {SMALLEST} pixels, the least that the networks take")
+    h, w = the_size(size)
     if not given:
         return photographs((h, w))
     files = [
@@ -85,6 +104,19 @@ def the_images(given: list[Path], size: str) -> dict[str, "Tensor"]:
     return found
 
 
+def the_size(text: str) -> tuple[int, int]:
+    """Rows and columns."""
+    from evssm.images import SMALLEST
+
+    edge = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if edge is None:
+        raise ValueError(f"--size {text} is neither N nor HxW; try 256 or 256x384")
+    h, w = int(edge[1]), int(edge[2] or edge[1])
+    if min(h, w) < SMALLEST:
+        raise ValueError(f"--size {text} has a side under {SMALLEST} pixels, the least that the networks take")
+    return h, w
+
+
 def the_queries(text: str) -> str | list[tuple[int, int]]:
     place = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*", text)
     return [(int(place[1]), int(place[2]))] if place else text
@@ -96,8 +128,8 @@ def plain(name: str) -> str:
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
-    """Makes a bar per task on standard error, where that is a terminal."""
+def progress() -> Iterator[Callable[[str], Callable[..., None]]]:
+    """Makes a bar per task on standard error, where that is a terminal; numbers given by name stand beside it."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -105,8 +137,13 @@ def progress() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bars:
 
-        def track(name: str) -> Callable[[int, int], None]:
+        def track(name: str) -> Callable[..., None]:
             task = bars.add_task(name, total=None)
-            return lambda done, total: bars.update(task, completed=done, total=total)
+
+            def advance(done: int, total: int, **facts: float) -> None:
+                text = " ".join([name, *(f"{fact} {value:.4g}" for fact, value in facts.items())])
+                bars.update(task, completed=done, total=total, description=text)
+
+            return advance
 
         yield track

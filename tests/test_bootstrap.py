@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from analysis.bootstrap import percentile_interval
 from analysis.field import ERF
+from evssm.bootstrap import percentile_interval
 
 
 def erf_of(fields, images=None):

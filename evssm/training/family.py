@@ -1,0 +1,49 @@
+"""The compact family: which networks are trained alike, so that what is compared differs in one thing only."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+TRANSFORMS = ("evssm", "evssm-no-geot", "evssm-no-transpose", "evssm-no-flip", "evssm-four-direction")
+"""Figure 5 of the supplement: what the turns are worth."""
+
+MAMBA2 = ("evssm2", "evssm2-no-geot")
+"""Table 9."""
+
+KERNELS = ("evssm-k3", "evssm-k5", "evssm-k7", "evssm-k9")
+"""Table 11; the plain network has the released code's one-dimensional kernel of 7."""
+
+BASELINES = ("nafnet", "mimo-unet-plus", "restormer", "fftformer", "stripformer")
+"""Figure 4."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One training run of the family: a compact network, a seed, and what departs from the common recipe."""
+
+    network: str
+    seed: int = 0
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """What its file is called: "evssm-compact", "evssm-compact-l1", "evssm-compact-seed1"."""
+        return self.network + (f"-{self.label}" if self.label else "") + (f"-seed{self.seed}" if self.seed else "")
+
+
+def _of(names: tuple[str, ...], seed: int) -> tuple[Member, ...]:
+    return tuple(Member(f"{name}-compact", seed) for name in names)
+
+
+FAMILY: tuple[Member, ...] = (
+    *_of(TRANSFORMS, 0),
+    *_of(BASELINES, 0),
+    *_of(MAMBA2, 0),
+    Member("evssm-compact", changes={"frequency_weight": 0.0}, label="l1"),
+    *_of(TRANSFORMS, 1),
+    *_of(KERNELS, 0),
+    *_of(TRANSFORMS, 2),
+    *_of(MAMBA2, 1),
+)
+"""In the order in which they are trained, so that a family cut short is still of use."""

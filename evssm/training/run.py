@@ -1,0 +1,90 @@
+"""One training run from beginning to end: data, loop, and a file of weights that says how it came about."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evssm.data.embedded import EmbeddedCrops, embedded_test
+from evssm.data.pairs import Pairs
+from evssm.machine import commit, hardware
+from evssm.training.crops import RandomCrops
+from evssm.training.loop import CHECKPOINT, Report, train
+from evssm.training.recipes import TrainConfig
+from evssm.weights import save
+
+EXTENT = (4.0, 24.0)
+"""Pixels between the most distant positions of the camera's path in embedded training data."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Crops to train on, whole pairs to validate with, and what they are in words."""
+
+    crops: Pairs
+    validation: Pairs
+    description: str
+
+
+def embedded_data(config: TrainConfig, seed: int, *, validation: bool = True) -> TrainingData:
+    """Camera shake on the photographs that come with scikit-image; nothing is read from the network or made ahead."""
+    held_out: Pairs = embedded_test(split="validation", extents=(8, 16)) if validation else []
+    crops = EmbeddedCrops("train", config.crop, seed=seed, extent=EXTENT)
+    low, high = EXTENT
+    text = f"embedded camera shake, paths of {low:g}-{high:g} px, data seed {seed}"
+    return TrainingData(crops, held_out, text)
+
+
+def folder_data(root: Path, config: TrainConfig, seed: int, **choices: Any) -> TrainingData:
+    """Pairs of one's own or of a published data set, in a layout that `evssm data list` shows."""
+    from evssm.data.folders import paired_folder
+
+    pairs = paired_folder(root, split="train", **choices)
+    held_out = paired_folder(root, split="test", **choices)
+    crops = RandomCrops(pairs, config.crop, seed=seed)
+    return TrainingData(crops, held_out, f"{pairs.label}, data seed {seed}")
+
+
+def trained_file(
+    name: str,
+    network: str,
+    data: TrainingData,
+    config: TrainConfig,
+    folder: Path,
+    *,
+    seed: int = 0,
+    overrides: dict[str, Any] | None = None,
+    stop_after: int | None = None,
+    report: Report | None = None,
+    **fabric: Any,
+) -> Path | None:
+    """The file of weights `folder/name.safetensors`, in half precision; `None` where `stop_after` ended the run early.
+
+    An existing file is left alone; a run that was interrupted goes on from its checkpoint in `folder/name/`, which is
+    removed at the end, while the logs stay.
+    """
+    path, place = folder / f"{name}.safetensors", folder / name
+    if path.exists():
+        return path
+    outcome = train(
+        network,
+        data.crops,
+        data.validation,
+        config,
+        place,
+        seed=seed,
+        data=data.description,
+        overrides=overrides,
+        stop_after=stop_after,
+        report=report,
+        **fabric,
+    )
+    if outcome.steps < config.steps:
+        return None
+    origin = {"data": data.description, "steps": outcome.steps, "seed": seed, "note": json.dumps(config.as_dict())}
+    device = next(outcome.net.parameters()).device
+    save(outcome.net, path, packed=True, hardware=hardware(device), commit=commit(), **origin)
+    (place / CHECKPOINT).unlink(missing_ok=True)
+    return path
