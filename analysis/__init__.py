@@ -44,16 +44,16 @@ __all__ = [
 ]
 
 _HOMES = {
-    "analysis.costs": ("Cost", "cost"),
     "analysis.activation_panels": ("activation_panels",),
     "analysis.activation_plots": ("draw_activation", "draw_query"),
     "analysis.activations": ("ScanCache", "activation_maps", "scan_column", "scan_row"),
+    "analysis.costs": ("Cost", "cost"),
     "analysis.erf": ("effective_receptive_field",),
     "analysis.field": ("ERF",),
     "analysis.panels": ("erf_panels", "save_figure"),
     "analysis.plots": ("draw_colorbar", "draw_erf", "draw_radial_profile", "draw_signed_erf"),
-    "analysis.timing": ("Runtime", "runtime"),
     "analysis.scan_row": ("ScanRow",),
+    "analysis.timing": ("Runtime", "runtime"),
     "analysis.summary": ("summarise",),
 }
 

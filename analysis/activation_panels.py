@@ -106,11 +106,12 @@ def caption(rows: list[ScanRow], scale: str, style: str, decades: Number) -> str
     mode = f"windows of {', '.join(map(str, windows))} feature px" if windows else "whole map, no windows"
     own = {True: ", the block's own map counted", False: ", the block's own map left out", None: ""}
     direction = f" in the direction of its output{own[row.provenance['residual']]}" if row.level in ("A6", "A7") else ""
+    order = "the order of the scan" + (" and its windows" if windows else "")
     what = "gathers (row of the implicit attention)" if row.kind == "row" else "is sent to (column)"
     return (
         f"What the starred pixel {what} in each module. Level {row.level}: {LEVELS[row.level]}{direction}; "
         f"{REDUCTIONS[row.reduction]}; {how}{dots}, {whose}; "
-        f"grey beyond the dashes: what the order of the scan rules out; {h} x {w} px, {mode}."
+        f"grey beyond the dashes: ruled out by {order}; {h} x {w} px, {mode}."
     )
 
 

@@ -180,7 +180,7 @@ def _stages(net: nn.Module) -> dict[str, Stage]:
 
 
 def matching(net: nn.Module, pattern: str) -> list[str]:
-    """The stages that a pattern chooses, or else the modules."""
+    """The names of the stages that a pattern chooses, or else of the modules; `LookupError` where there are none."""
     official = _official_paths(net)
     containers = (nn.ModuleList, nn.ModuleDict)  # never called, so there is nothing to see
     modules = [name for name, module in net.named_modules() if name and not isinstance(module, containers)]

@@ -82,9 +82,13 @@ class SS2D(nn.Module):
         """What `scan_inputs` gives, one direction at a time: at full resolution each takes several times the map."""
         u = self._values(x)
         for k, turn in enumerate(self.directions):
-            sequence, delta, B, C = select(turn(u), *self._selection(k))
-            A, D, bias = self._transition(k)
-            yield ScanInputs(sequence, F.softplus(delta + bias[:, None]), A, B, C, D)
+            yield self._inputs(u, k, turn)
+
+    def _inputs(self, u: Image, k: int, turn: D4) -> ScanInputs:
+        turned = turn(u).contiguous(memory_format=torch.channels_last)  # one copy, which spares slow ones of its parts
+        sequence, delta, B, C = select(turned, *self._selection(k))
+        A, D, bias = self._transition(k)
+        return ScanInputs(sequence, F.softplus(delta + bias[:, None]), A, B, C, D)
 
     def _mix(self, x: Image) -> Image:
         u = self._values(x)

@@ -39,7 +39,8 @@ analysis.scan_rows analysis.own_scans analysis.scan_branches analysis.module_row
 analysis.activations analysis.kept_rows analysis.activation_plots analysis.activation_panels
 analysis
 evssm.cli.app evssm.cli.common evssm.cli.ablate evssm.cli.activation evssm.cli.cost evssm.cli.data evssm.cli.deblur
-evssm.cli.erf evssm.cli.evaluate evssm.cli.networks evssm.cli.train
+evssm.cli.erf
+evssm.cli.evaluate evssm.cli.networks evssm.cli.train
 evssm.cli evssm.__main__
 """.split()
 FILES = sorted([*ROOT.glob("evssm/**/*.py"), *ROOT.glob("analysis/**/*.py")])

@@ -132,8 +132,8 @@ def test_the_panel_shows_each_network_its_input_and_every_module_and_cuts_nothin
     figure.draw_without_rendering()
     titles = [ax.get_title() for ax in figure.axes]
     assert titles.count("input") == 2
-    assert titles.count("decoder.2.1 (1/1)") == 2
-    assert len(figure.axes) == 2 * 13 + 1
+    assert titles.count("decoder.2.0 (1/1)") == 2
+    assert len(figure.axes) == sum(1 + len(rows) for rows in networks.values()) + 1
     width, height = figure.get_size_inches() * figure.dpi
     for artist in (*figure.texts, *(ax.title for ax in figure.axes), *(ax.xaxis.label for ax in figure.axes)):
         box = artist.get_window_extent()
