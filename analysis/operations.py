@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+import evssm.enlarge
 import evssm.fused
 import evssm.scan
 import evssm.ssd  # noqa: F401  (the operators exist once their files are imported)
@@ -120,6 +121,11 @@ def _norm(args: tuple[Any, ...], out: Any) -> Counts:
     return {NORMED: x.numel() if centred else 0, LINEAR: 2 * pixels * matrices}
 
 
+def _enlarged(args: tuple[Any, ...], out: Any) -> Counts:
+    """The convolution of the large map, and the numbers of that map, which are resized first."""
+    return {CONVOLUTION: _registered(OURS.enlarge, args, {}, out), RESIZED: 4 * args[0].numel()}
+
+
 FORMULAS: dict[Any, Callable[[tuple[Any, ...], Any], Counts]] = {
     ATEN.convolution: _convolution,
     ATEN._fft_r2c: _transform,
@@ -130,6 +136,7 @@ FORMULAS: dict[Any, Callable[[tuple[Any, ...], Any], Counts]] = {
     OURS.linear: lambda args, out: {LINEAR: 2 * out.numel() * args[0].shape[-1]},
     OURS.depthwise: _depthwise,
     OURS.norm: _norm,
+    OURS.enlarge: _enlarged,
     OURS.filter_patches: lambda args, out: {FFT: _registered(OURS.filter_patches, args, {}, out)},
     OURS.scan: _scan,
     OURS.ssd: _state_space_dual,

@@ -406,7 +406,7 @@ def test_the_table_and_the_values_say_the_same():
     assert in_units(values["conv_linear_macs"]) in table
     assert in_units(values["exact_scan_flops"]) in table
     assert values["convention"] in table
-    assert "454,592 parameters" in table
+    assert "382,016 parameters" in table
 
 
 @pytest.mark.parametrize(
