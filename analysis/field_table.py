@@ -25,7 +25,8 @@ COLUMNS: dict[str, Callable[[ERF], float]] = {
 def field_table(fields: Mapping[str, Sequence[ERF]], claims: Sequence[Verdict] = ()) -> str:
     """Markdown: a row for each network with 95 % intervals over images, seeds pooled, and the verdicts on claims.
 
-    Beside the pooled number stand those of the single seeds, where there are several.
+    Beside the pooled number stand those of the single seeds, where there are several. Where weights are untrained no
+    claim is judged.
     """
     lines = [
         "| network | seeds | weights | " + " | ".join(COLUMNS) + " |",
@@ -41,12 +42,13 @@ def field_table(fields: Mapping[str, Sequence[ERF]], claims: Sequence[Verdict] =
         f"95 % bootstrap intervals over {len(first.mass)} images in brackets; after the slash, each seed by itself. "
         f"Directions are compared beyond {BEYOND} px of the query.",
     ]
-    if claims:
-        untrained = any(seeds[0].untrained for seeds in fields.values())
-        lines += ["", "## What the paper says, and what shows here", ""]
-        if untrained:
-            lines += ["Some of these weights are untrained: the verdicts say nothing about what networks learn.", ""]
-        lines += [f"- {claim}" for claim in claims]
+    if any(seeds[0].untrained for seeds in fields.values()):
+        lines += [
+            "",
+            "Some of these weights are untrained: they say nothing about the paper's claims, so none is judged.",
+        ]
+    elif claims:
+        lines += ["", "## What the paper says, and what shows here", "", *(f"- {claim}" for claim in claims)]
     return "\n".join(lines) + "\n"
 
 

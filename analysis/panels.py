@@ -55,16 +55,31 @@ def erf_panels(
 
 
 def caption(fields: Mapping[str, ERF]) -> str:
-    """How the fields were made, in one line: estimator, residual, size, images, queries and whole map or windows."""
+    """How the fields were made: weights, estimator, residual, size, images, queries and whole map or windows."""
     made = next(iter(fields.values())).provenance
     h, w = made["size"]
     windows = sorted({tuple(field.provenance["windows"]) for field in fields.values()})
     mode = "whole map" if windows == [()] else "windows as stated"
     residual = {"exclude": "input left out", "include": "input included"}.get(made["residual"], made["residual"])
     return (
+        f"{_weights(fields)}"
         f"{made['estimator']} of d output / d input, {residual}; {h} x {w} px, {_count(made['images'], 'image')}, "
         f"{_count(made['queries'], 'query pixel')} each; {mode}; circles hold 50 % and 90 % of the mass"
     )
+
+
+def _weights(fields: Mapping[str, ERF]) -> str:
+    """Whether the networks are small ones, and what the trained among them were trained on, as far as that is known."""
+    names = [str(field.provenance.get("network", "")) for field in fields.values()]
+    kind = "compact networks" if all(name.endswith("-compact") for name in names) else "networks"
+    origins = [(field, field.provenance.get("provenance") or {}) for field in fields.values()]
+    trained = [(field, origin) for field, origin in origins if origin.get("steps")]
+    if not trained:
+        return "" if kind == "networks" else f"{kind}; "
+    steps = ", ".join(str(number) for number in sorted({origin["steps"] for _, origin in trained}))
+    data = "; ".join(sorted({str(origin["data"]).partition(", data seed")[0] for _, origin in trained}))
+    seeds = max(len(field.provenance.get("pooled", [0])) for field, _ in trained)
+    return f"{kind}, {steps} training steps on {data}, {seeds} seed{'s' * (seeds > 1)}; "
 
 
 def _count(things: Sequence[Any], name: str) -> str:

@@ -23,6 +23,6 @@ def make() -> list[Path]:
     claims = [
         compare(f"EVSSM reaches farther than {title}", ours, theirs, "radius", share=0.9, label="R90 in px")
         for title, theirs in fields.items()
-        if theirs is not ours
+        if theirs is not ours and theirs[0].untrained == ours[0].untrained
     ]
     return draw_fields("erf_networks", fields, claims)

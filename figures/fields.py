@@ -52,6 +52,8 @@ def fields_of_seeds(figure: str, name: str, images: Sequence[Tensor]) -> list[ER
 
 def draw_fields(figure: str, fields: Mapping[str, Sequence[ERF]], claims: Sequence[Verdict] = ()) -> list[Path]:
     """The files of a figure with one panel for each network, the seeds of each pooled; table and claims beside it."""
+    if any(seeds[0].untrained for seeds in fields.values()):
+        claims = ()
     pooled = {title: ERF.pooled(seeds) for title, seeds in fields.items()}
     numbers = {title: {**summarise(field), "made": field.provenance} for title, field in pooled.items()}
     facts = {"command": _command(figure), "fields": numbers, "claims": [str(claim) for claim in claims]}

@@ -30,9 +30,9 @@ def coverage(level, runs=500, samples=40, resamples=150):
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say():
-    # Bounds are four standard errors of 500 runs around what forty samples give: 93 % and 49 %.
-    assert 0.88 < coverage(0.95) < 0.98
-    assert 0.40 < coverage(0.5) < 0.59
+    # Bounds are four standard errors of 500 runs around what forty samples give: 91.5 % and 46.7 % (4,000 runs).
+    assert 0.86 < coverage(0.95) < 0.97
+    assert 0.37 < coverage(0.5) < 0.56
 
 
 def test_the_interval_of_a_spread_holds_the_sigma_of_the_population():

@@ -176,7 +176,7 @@ def test_a_network_of_ones_own_is_found_in_the_current_folder(run, tmp_path, nam
     ("words", "part"),
     [
         (("erf", "evsm"), "near it: evssm"),
-        (("erf", "evssm-compact"), "--untrained"),
+        (("erf", "evssm"), "--untrained"),
         (("erf", "evssm-compact", "--untrained", "--size", "big"), "neither N nor HxW"),
         (("erf", "evssm-compact", "--untrained", "--size", "8"), "16"),
         (("erf", "evssm-compact", "--untrained", "--size", "9999"), "cannot cut"),
@@ -256,7 +256,7 @@ def test_activation_of_a_bundled_photograph_without_companions(run, tmp_path):
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        (("evssm-compact",), "--untrained"),
+        (("evssm",), "--untrained"),
         (("nafnet-compact", "--untrained", "--size", "32"), "no selective scan that can be seen"),
         (("evssm-compact", "--untrained", "--size", "32", "--query", "40,3"), "outside the image"),
         (("evssm-compact", "--untrained", "--size", "32", "--query", "top"), "ROW,COLUMN"),

@@ -97,7 +97,7 @@ def test_realblur_is_aligned_on_demand_and_labelled_otherwise(run, tmp_path):
 
 
 def test_random_weights_need_leave_and_are_labelled(run):
-    status, _, err = run("nafnet-compact")
+    status, _, err = run("nafnet-32-compact")
     assert (status, err.count("\n")) == (2, 1)
     assert "--untrained" in err
     status, out, _ = run("nafnet-compact", "--untrained")

@@ -15,9 +15,7 @@ COMPANIONS = {"evssm": ("evssm-four-direction", "evssm-no-geot"), "evssm2": ("ev
 """What stands beside a network in Fig. 6: four directions in every block, and no turns."""
 
 
-@app.command(
-    epilog="Example: evssm activation evssm-compact --untrained --image photo.png --query 120,300 --out results"
-)
+@app.command(epilog="Example: evssm activation evssm-compact --image photo.png --query 120,300 --out results")
 def activation(
     networks: Annotated[
         list[str],
@@ -48,7 +46,8 @@ def activation(
     ] = True,
     local: Annotated[bool, typer.Option("--local", help="Released test-time windows.")] = False,
     untrained: Annotated[
-        bool, typer.Option("--untrained", help="Allow random weights; the picture then says so.")
+        bool,
+        typer.Option("--untrained", help="Random weights, also where trained ones are bundled; the picture says so."),
     ] = False,
     seed: Annotated[int, typer.Option(help="For random weights.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("activation"),

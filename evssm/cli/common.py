@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def the_network(name: str, file: str | None, local: bool, untrained: bool, seed: int) -> Callable[..., Any]:
-    """The network to look at: one's own, one with weights, or where that is allowed an untrained one."""
+    """The network to look at: one's own, one with weights, or where that is asked for an untrained one."""
     import torch
 
     from evssm.foreign import own_network
@@ -21,7 +21,7 @@ def the_network(name: str, file: str | None, local: bool, untrained: bool, seed:
     if ":" in name:
         return own_network(name)
     overrides = {"local": True} if local else {}
-    if file or name in bundled():
+    if file or (name in bundled() and not untrained):
         return load(file or name, name=name if file else None, **overrides)
     torch.manual_seed(seed)
     net = build(name, **overrides)  # first, for what it says of unknown names

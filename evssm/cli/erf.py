@@ -30,7 +30,8 @@ def erf(
     residual: Annotated[str, typer.Option(help="exclude: of F(x) - x; include: of F(x).")] = "exclude",
     local: Annotated[bool, typer.Option("--local", help="Released test-time windows (EVSSM, NAFNet).")] = False,
     untrained: Annotated[
-        bool, typer.Option("--untrained", help="Allow random weights; the picture then says so.")
+        bool,
+        typer.Option("--untrained", help="Random weights, also where trained ones are bundled; the picture says so."),
     ] = False,
     style: Annotated[
         str, typer.Option(help="honest: four decades on a log scale; paper: RdYlGn, power 0.25.")

@@ -50,7 +50,9 @@ def evaluate(
     ensemble: Annotated[
         str, typer.Option(help="none; x4: quarter turns; x4-frames: EVSSM's own turns; x8: all. Costs as many runs.")
     ] = "none",
-    untrained: Annotated[bool, typer.Option("--untrained", help="Allow random weights; the table says so.")] = False,
+    untrained: Annotated[
+        bool, typer.Option("--untrained", help="Random weights, also where trained ones are bundled.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="For random weights.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("scores"),
 ) -> None:

@@ -31,6 +31,9 @@ def train(
     accumulate: Annotated[int | None, typer.Option(help="Parts in which a step takes its crops.")] = None,
     loss: Annotated[str, typer.Option(help="both: L1 and frequency loss; l1: L1 alone.")] = "both",
     fft_norm: Annotated[str, typer.Option(help="backward, as released, or ortho.")] = "backward",
+    start: Annotated[
+        Path | None, typer.Option(help="Weights to begin with, such as the first stage's for paper-second-stage.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the weights, logs and checkpoints.")] = Path("runs"),
     threads: Annotated[
         int, typer.Option(help="CPU threads; with more than one a rerun may differ in the last digits.")
@@ -52,6 +55,8 @@ def train(
         raise ValueError(f"no profile is called {profile!r}; there are {', '.join(RECIPES)}")
     if loss not in ("both", "l1") or fft_norm not in ("backward", "ortho"):
         raise ValueError(f"--loss is both or l1 and --fft-norm backward or ortho, not {loss!r} and {fft_norm!r}")
+    if start and len(networks or ()) != 1:
+        raise ValueError("--start is for one network; train the others in commands of their own")
     label = "l1" if loss == "l1" else ""
     members = FAMILY if family else tuple(Member(name, seed, label=label) for name in networks or [])
     given: dict[str, Any] = {"steps": steps, "batch": batch, "accumulate": accumulate, "scaling": fft_norm}
@@ -71,6 +76,7 @@ def train(
                 config,
                 out,
                 seed=member.seed,
+                start=start,
                 report=partial(_advance, track(member.name)),
                 accelerator=accelerator,
                 devices=devices,

@@ -135,9 +135,9 @@ _COMPACT: dict[str, dict[str, Any]] = {
     "stripformer": {"widths": (12, 32, 80), "decoder_width": 32, "trunk": 3, "decoder": 1, "head": 8},
 }
 """What the small versions have otherwise. Inside an ablation of EVSSM, parameters and operations are within 10 % of
-each other. The baselines' parameters and their multiply-adds in convolutions and linear layers are within 10 % of
-EVSSM's, but for NAFNet: five levels at 0.4 million parameters leave it with half the multiply-adds, although most
-blocks were moved to the upper levels."""
+each other. The baselines' parameters are within 10 % of EVSSM's and their multiply-adds in convolutions and linear
+layers within 20 %, but for NAFNet: five levels at 0.4 million parameters leave it with less than half of them, although
+most blocks were moved to the upper levels."""
 
 
 def _evssm_models() -> dict[str, Model]:

@@ -17,12 +17,13 @@ from evssm.data.pairs import Pair, Pairs
 from evssm.loss import deblurring_loss
 from evssm.metrics import psnr
 from evssm.models import build
-from evssm.provenance import written_whole
+from evssm.provenance import sha256_of, written_whole
 from evssm.shapes import Image
 from evssm.training.checkpoint import Checkpoint
 from evssm.training.journal import Journal
 from evssm.training.optimisation import RunningMean, learning_rate, start_as_identity
 from evssm.training.recipes import TrainConfig
+from evssm.weights import load
 
 Report = Callable[[int, int, dict[str, float]], object]
 """Told after every step: steps done, steps in all, and the latest loss, PSNR and gain."""
@@ -50,6 +51,7 @@ def train(
     seed: int = 0,
     data: str = "unnamed",
     overrides: dict[str, Any] | None = None,
+    start: Path | None = None,
     stop_after: int | None = None,
     report: Report | None = None,
     **fabric: Any,
@@ -58,8 +60,9 @@ def train(
 
     `crops` maps a number to a pair of equal crops; step s takes the numbers from `s * batch` on. `validation` pairs
     are scored whole, without augmentation. `data` describes both in words and is part of the run's identity, as are
-    the network, the settings and the seed: a folder with a checkpoint of another run is refused. `stop_after` ends the
-    sitting after so many steps (and returns the network as it is then). `fabric` are arguments of Lightning's
+    the network, the settings and the seed: a folder with a checkpoint of another run is refused. `start` is a file of
+    weights to begin with, as the paper's second stage begins with the first's; the optimiser begins anew. `stop_after`
+    ends the sitting after so many steps (and returns the network as it is then). `fabric` are arguments of Lightning's
     `Fabric` (accelerator, devices, num_nodes, precision); the result of a run on one CPU thread is the same bit for bit
     however often it was interrupted. The caller's random state is left as it was.
 
@@ -74,7 +77,11 @@ def train(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         net = build(name, **(overrides or {}))
-        if config.start_as_identity:
+        if start is not None:
+            begun = load(start, name=name, **(overrides or {}))
+            net.load_state_dict(begun.state_dict())
+            run["start"] = sha256_of(begun.state_dict())
+        elif config.start_as_identity:
             start_as_identity(net)
         sitting = _Sitting(engine, net, config, folder, run)
         last = min(config.steps, sitting.done + stop_after) if stop_after else config.steps

@@ -43,9 +43,11 @@ def test_a_field_that_leans_up_has_a_positive_number_for_it():
     assert abs(float(row["left-right"].split()[0])) < 1e-6
 
 
-def test_verdicts_on_untrained_weights_say_so():
+def test_claims_are_judged_only_by_trained_weights():
     claims = [Verdict("a > b", "R90", "larger", 1.0, 0.5, 1.5)]
-    assert "untrained: the verdicts say nothing" in field_table({"a": [field(trained=False)]}, claims)
+    untrained = field_table({"a": [field(trained=False)]}, claims)
+    assert "untrained: they say nothing about the paper's claims" in untrained
+    assert "a > b" not in untrained
     trained = field_table({"a": [field()]}, claims)
     assert "untrained" not in trained
     assert "- a > b: shown (R90, difference +1," in trained

@@ -38,10 +38,10 @@ def test_four_directions_in_as_many_blocks_would_not_pass():
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_a_baseline_has_evssms_parameters_and_multiply_adds_within_ten_percent(name):
+def test_a_baseline_has_evssms_parameters_within_ten_percent_and_multiply_adds_within_twenty(name):
     baseline, ours = compact(name), compact("evssm")
     assert baseline.parameters == pytest.approx(ours.parameters, rel=0.1)
-    assert baseline.conv_linear_macs == pytest.approx(ours.conv_linear_macs, rel=0.1)
+    assert baseline.conv_linear_macs == pytest.approx(ours.conv_linear_macs, rel=0.2)
 
 
 def test_nafnet_has_evssms_parameters_and_half_of_its_multiply_adds():

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from evssm import build
+from evssm import build, save
 from evssm.data.pairs import Pair
 from evssm.metrics import psnr
 from evssm.training.checkpoint import Checkpoint
@@ -127,6 +127,17 @@ def test_the_network_starts_as_the_identity_where_that_is_asked_for(tmp_path):
         x = torch.rand(1, 3, 32, 40)
         assert_close(net(x), x)
         assert float(read_journal(tmp_path / name / VALIDATION)[0]["gain"]) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_second_stage_begins_with_the_firsts_weights_and_goes_on_with_them(whole, tmp_path):
+    first = save(whole[1].net, tmp_path / "first.safetensors", steps=6)
+    still = replace(CONFIG, steps=2, rate=0.0, last_rate=0.0, weight_decay=0.0)
+    second = run(tmp_path / "second", still, start=first)
+    assert_close(weights(second.net), weights(whole[1].net))
+    run(tmp_path / "third", start=first, stop_after=2)
+    with pytest.raises(ValueError, match=r"belongs to another run .*start"):
+        run(tmp_path / "third")
+    assert run(tmp_path / "third", start=first).steps == CONFIG.steps
 
 
 def test_every_scale_of_mimo_unet_is_trained(tmp_path):
