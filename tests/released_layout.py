@@ -57,12 +57,13 @@ class Attn(nn.Module):
 
 
 class FFN(nn.Module):
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, expansion: int) -> None:
         super().__init__()
+        hidden = expansion * width
         self.fft = nn.Parameter(torch.ones(width, 1, 1, 8, 5))
-        self.project_in = nn.Conv2d(width, 6 * width, 1, bias=False)
-        self.dwconv = nn.Conv2d(6 * width, 6 * width, 3, padding=1, groups=6 * width, bias=False)
-        self.project_out = nn.Conv2d(3 * width, width, 1, bias=False)
+        self.project_in = nn.Conv2d(width, 2 * hidden, 1, bias=False)
+        self.dwconv = nn.Conv2d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden, bias=False)
+        self.project_out = nn.Conv2d(hidden, width, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         a, g = self.dwconv(self.project_in(x)).chunk(2, dim=1)
@@ -74,11 +75,11 @@ class FFN(nn.Module):
 
 
 class EVS(nn.Module):
-    def __init__(self, width: int, index: int, scan: Callable[..., Tensor]) -> None:
+    def __init__(self, width: int, index: int, scan: Callable[..., Tensor], expansion: int) -> None:
         super().__init__()
         self.odd = index % 2 == 1
         self.norm1, self.attn = Norm(width), Attn(width, scan)
-        self.norm2, self.ffn = Norm(width), FFN(width)
+        self.norm2, self.ffn = Norm(width), FFN(width, expansion)
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.flip(x, dims=(-2, -1)).contiguous() if self.odd else x.transpose(-2, -1).contiguous()
@@ -89,13 +90,19 @@ class EVS(nn.Module):
 class ReleasedEVSSM(nn.Module):
     """The training network: sides must be multiples of 32."""
 
-    def __init__(self, width: int, depths: tuple[int, int, int], scan: Callable[..., Tensor] = selective_scan) -> None:
+    def __init__(
+        self,
+        width: int,
+        depths: tuple[int, int, int],
+        scan: Callable[..., Tensor] = selective_scan,
+        ffn_expansion: int = 3,
+    ) -> None:
         super().__init__()
 
         def level(i: int) -> nn.Module:
             stage = nn.Module()
             for j in range(depths[i]):
-                stage.add_module(f"block{j}", EVS(width << i, j, scan))
+                stage.add_module(f"block{j}", EVS(width << i, j, scan, ffn_expansion))
             return stage
 
         def resize(i: int, o: int, scale: float) -> nn.Module:

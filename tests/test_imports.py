@@ -34,13 +34,13 @@ analysis.field_statistics analysis.field analysis.verdicts analysis.field_table 
 analysis.kept
 analysis.summary analysis.plots analysis.panels
 analysis.operations analysis.costs analysis.timing analysis.ablations
-analysis.ablation_table analysis.ablation_panel analysis.ablate
+analysis.ablation_table analysis.ablation_panel analysis.ablate analysis.trained_family
 analysis.scan_rows analysis.own_scans analysis.scan_branches analysis.module_rows analysis.scan_row
 analysis.activations analysis.kept_rows analysis.activation_plots analysis.activation_panels
 analysis
 evssm.cli.app evssm.cli.common evssm.cli.ablate evssm.cli.activation evssm.cli.cost evssm.cli.data evssm.cli.deblur
 evssm.cli.erf
-evssm.cli.evaluate evssm.cli.networks evssm.cli.train
+evssm.cli.evaluate evssm.cli.family evssm.cli.networks evssm.cli.train
 evssm.cli evssm.__main__
 """.split()
 FILES = sorted([*ROOT.glob("evssm/**/*.py"), *ROOT.glob("analysis/**/*.py")])

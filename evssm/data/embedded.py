@@ -20,7 +20,7 @@ from evssm.data.light import (
     scales_that_hold,
 )
 from evssm.data.pairs import Pair
-from evssm.data.shake import CameraPath, average, random_path
+from evssm.data.shake import CameraPath, average, random_path, straight_path
 from evssm.geometry import GROUP
 from evssm.photographs import PHOTOGRAPHS, photograph, photographs_of
 
@@ -39,7 +39,8 @@ TEST_EXTENTS = (6, 12, 24, 40)
 class EmbeddedCrops:
     """Pairs of `size x size` crops with random camera shake; item `i` is a function of `seed` and `i` alone.
 
-    The paths' extents, pixels between their most distant positions, are drawn evenly from `extent`. `leaves` is the
+    The paths' extents, pixels between their most distant positions, are drawn evenly from `extent`; with `straight`
+    the camera moves evenly along a line of any direction, else along a smooth path with some roll. `leaves` is the
     share of crops of dead leaves instead of photographs, for training only. `noise` is the range of the standard
     deviation of white noise on the blurred image, in [0, 1]. Training crops are also shrunk (`SCALES`), turned and
     mirrored, and mildly changed in exposure, colour and saturation, alike in both images; those of
@@ -56,6 +57,7 @@ class EmbeddedCrops:
         *,
         seed: int,
         extent: tuple[float | int, float | int] = (4.0, 40.0),
+        straight: bool = False,
         leaves: float | int = 0.0,
         noise: tuple[float | int, float | int] = (0.0, 0.0),
         length: int = 1 << 40,
@@ -69,7 +71,7 @@ class EmbeddedCrops:
         if not 0 <= leaves <= 1 or (leaves and split != "train"):
             raise ValueError(f"a share of {leaves} dead leaves in {split}: give 0 to 1 for train, and 0 for the others")
         self.split, self.size, self.seed, self.length = split, size, seed, length
-        self.extent, self.leaves, self.noise = extent, leaves, noise
+        self.extent, self.straight, self.leaves, self.noise = extent, straight, leaves, noise
         around = ceil((1 + ROLL) * extent[1]) + 1  # a path strays from its mean by less than its extent, and by roll
         self.leaves_side = size + 2 * around + 64
         scales = SCALES if split == "train" else (1.0,)
@@ -91,7 +93,11 @@ class EmbeddedCrops:
         light, name = self._source(rng)
         h, w = light.shape[:2]
         extent = rng.uniform(*self.extent)
-        path = random_path(rng, extent, roll=rng.uniform(0, ROLL), reach=np.hypot(h, w) / 2)
+        path = (
+            _straight(rng, extent)
+            if self.straight
+            else random_path(rng, extent, roll=rng.uniform(0, ROLL), reach=np.hypot(h, w) / 2)
+        )
         top, left = self._position(rng, light, ceil(path.reach(h / 2, w / 2)) + 1)
         cut = light[top : top + self.size, left : left + self.size]
         both = np.stack([average(light, path, top, left, self.size, self.size), cut])
@@ -128,9 +134,10 @@ class EmbeddedCrops:
 class EmbeddedTest:
     """The fixed test set: each held-out photograph along paths of stated extents; see `embedded_test`."""
 
-    def __init__(self, split: str, extents: Sequence[float | int], paths: int) -> None:
+    def __init__(self, split: str, extents: Sequence[float | int], paths: int, straight: bool) -> None:
         if paths < 1 or not extents or not all(0 <= extent < float("inf") for extent in extents):
             raise ValueError(f"{paths} paths of extents {list(extents)} make no test; give one path and extent or more")
+        self.straight = straight
         self.items = [(name, extent, k) for name in photographs_of(split) for extent in extents for k in range(paths)]
         self.around = {
             name: max(self._reach(item) for item in self.items if item[0] == name) for name, *_ in self.items
@@ -148,7 +155,8 @@ class EmbeddedTest:
         h, w = light.shape[0] - 2 * m, light.shape[1] - 2 * m
         stored = average(light, path, m, m, h, w) ** np.float32(1 / GAMMA)
         (blurred,) = as_files_hold(stored[None])
-        return Pair(blurred, photograph(name)[:, m : m + h, m : m + w].clone(), f"{name}-{extent:g}px-{k}")
+        form = "straight-" if self.straight else ""
+        return Pair(blurred, photograph(name)[:, m : m + h, m : m + w].clone(), f"{name}-{form}{extent:g}px-{k}")
 
     def path(self, i: int) -> CameraPath:
         """The exact path of item `i`, about the middle of the photograph, which is the middle of the item."""
@@ -157,6 +165,8 @@ class EmbeddedTest:
     def _scene(self, item: tuple[str, float | int, int]) -> tuple[np.ndarray, CameraPath]:
         name, extent, k = item
         light, rng = photograph_light(name, 1.0), np.random.default_rng([*name.encode(), k])
+        if self.straight:
+            return light, _straight(rng, extent)
         return light, random_path(rng, extent, roll=ROLL / 2, reach=np.hypot(*light.shape[:2]) / 2)
 
     def _reach(self, item: tuple[str, float | int, int]) -> int:
@@ -168,15 +178,19 @@ class EmbeddedTest:
 
 
 def embedded_test(
-    *, split: str = "test", extents: Sequence[float | int] = TEST_EXTENTS, paths: int = 1
+    *, split: str = "test", extents: Sequence[float | int] = TEST_EXTENTS, paths: int = 1, straight: bool = False
 ) -> EmbeddedTest:
     """The held-out photographs, each blurred along `paths` fixed paths per extent; nothing is random.
 
     The extent, in pixels, is the distance of a path's two most distant positions; path k of a photograph has the same
-    form at every extent. The images of a photograph lose the same margin, which its longest path needs so that no
-    reflected border is seen. Sharp images are the files' own pixels.
+    form at every extent; `straight` ones are even motions along a line. The images of a photograph lose the same
+    margin, which its longest path needs so that no reflected border is seen. Sharp images are the files' own pixels.
     """
-    return EmbeddedTest(split, extents, paths)
+    return EmbeddedTest(split, extents, paths, straight)
+
+
+def _straight(rng: np.random.Generator, extent: float | int) -> CameraPath:
+    return straight_path(extent, rng.uniform(0, 180))
 
 
 def _detail(light: np.ndarray) -> float:

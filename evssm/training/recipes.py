@@ -66,7 +66,7 @@ RECIPES: dict[str, TrainConfig] = {
     "paper": TrainConfig(),
     "paper-second-stage": TrainConfig(crop=256, batch=16),
     "compact": TrainConfig(
-        steps=1_000,
+        steps=800,
         batch=8,
         crop=64,
         rate=1e-3,
@@ -76,7 +76,7 @@ RECIPES: dict[str, TrainConfig] = {
         clip=1.0,
         average=0.995,
         start_as_identity=True,
-        validate_every=500,
+        validate_every=400,
         checkpoint_every=100,
     ),
     "smoke": TrainConfig(

@@ -5,9 +5,9 @@
 Both networks run in one process, in turn, and medians of CPU time are compared: such ratios travel between machines far
 better than milliseconds do. The released layout (`tests/released_layout.py`) keeps maps as `b c h w`, takes Fourier
 transforms of patches and differentiates operation by operation; it has the same scan unless told otherwise. "train" is
-a step, forward and backward with all weights' gradients, of a network of width 16 with two blocks per level on eight
-crops of 64 x 64; "forward" and "ERF" (the gradient of the centre pixel, weights frozen) are of the full network on one
-picture. Memory is the peak of a process of its own that computes the gradients of the centre pixel's three colours.
+a step, forward and backward with all weights' gradients, of `evssm-compact` on eight crops of 64 x 64; "forward" and
+"ERF" (the gradient of the centre pixel, weights frozen) are of the full network on one picture. Memory is the peak of a
+process of its own that computes the gradients of the centre pixel's three colours.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from time import process_time
 import torch
 from torch import Tensor, nn
 
-from evssm.models import build
+from evssm.models import MODELS, build
 from evssm.scan import scan_backends, selective_scan
 
 LAYOUT = Path(__file__).parent.parent / "released_layout.py"
@@ -95,7 +95,7 @@ def main() -> None:
     released = runpy.run_path(str(LAYOUT))["ReleasedEVSSM"]
     scan = partial(selective_scan, backend=options.scan)
     print(f"{'':14} {'ours, s':>12} {'released, s':>12} {'ratio':>8}")
-    nets = [build("evssm", width=16, depths=(2, 2, 2)), released(16, (2, 2, 2), scan)]
+    nets = [build("evssm-compact"), released(scan=scan, **MODELS["evssm-compact"].arguments)]
     compare("train 8 x 64", train_step, nets, torch.rand(8, 3, 64, 64), options.rounds)
     nets = [build("evssm").requires_grad_(False), released(48, (6, 6, 12), scan).requires_grad_(False)]
     x = torch.rand(1, 3, 128, 128)

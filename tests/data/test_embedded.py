@@ -12,6 +12,7 @@ from evssm.data.embedded import EmbeddedCrops, embedded_test
 from evssm.data.kernels import from_light, to_light
 from evssm.data.light import photograph_light, recoloured
 from evssm.data.pairs import each
+from evssm.data.shake import straight_path
 from evssm.photographs import MORE_PHOTOGRAPHS, PHOTOGRAPHS, SPLITS, photograph, photographs_of
 
 RNG = np.random.default_rng()
@@ -102,6 +103,28 @@ def test_blurred_and_sharp_are_aligned():
         return (blurred[..., 4:-4, 4:-4] - sharp.roll((rows, columns), (2, 3))[..., 4:-4, 4:-4]).square().mean()
 
     assert all(error(0, 0) < error(*step) for step in ((1, 0), (-1, 0), (0, 1), (0, -1)))
+
+
+def test_straight_paths_are_even_motions_of_their_extent_in_many_directions():
+    test = embedded_test(extents=(9, 20), straight=True)
+    paths = [test.path(i) for i in range(len(test))]
+    assert [np.hypot(*path.drift[:2]) for path in paths] == pytest.approx([9, 20] * (len(test) // 2))
+    assert all(path.modes.size == 0 and path.drift[2] == 0 for path in paths)
+    assert len({round(float(np.arctan2(*path.drift[:2])), 6) for path in paths}) == len(test) // 2
+    assert test[0].name == f"{photographs_of('test')[0]}-straight-9px-0"
+
+
+def test_straight_crops_draw_no_other_path(monkeypatch):
+    free = crops(size=48, extent=(12, 12))[3]
+    drawn = []
+    monkeypatch.setattr("evssm.data.embedded.random_path", None)
+    monkeypatch.setattr(
+        "evssm.data.embedded.straight_path", lambda *given: drawn.append(given) or straight_path(*given)
+    )
+    pair = crops(size=48, extent=(12, 12), straight=True)[3]
+    assert drawn[0][0] == 12
+    assert 0 <= drawn[0][1] < 180
+    assert not torch.equal(pair.blurred, free.blurred)
 
 
 def test_the_noise_is_as_asked():

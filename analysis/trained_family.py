@@ -1,0 +1,105 @@
+"""The trained compact family as a table: what each network gained on photographs that none of them was trained on."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from analysis.costs import cost
+from evssm.data.pairs import Pairs
+from evssm.evaluate import evaluate
+from evssm.metrics import Protocol
+from evssm.provenance import Provenance
+from evssm.scores import Scores
+from evssm.training.loop import LOG
+from evssm.weights import load
+
+LEAST_GAIN = 0.5
+"""Mean gain in dB over the blurred held-out photographs below which a network does not come with the package."""
+
+COUNTED_AT = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Reached:
+    """What one training run reached: its scores, its origin, and what the network costs at 256 x 256 pixels."""
+
+    name: str
+    scores: Scores
+    origin: Provenance
+    parameters: int
+    multiply_adds: float
+
+    @property
+    def gain(self) -> float:
+        """Mean gain in PSNR over the blurred images, dB."""
+        return self.scores.mean("gain")
+
+    @property
+    def enough(self) -> bool:
+        return self.gain >= LEAST_GAIN
+
+
+def reached(
+    name: str,
+    file: Path,
+    pairs: Pairs,
+    data: str,
+    folder: Path,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Reached:
+    """Scores a file of trained weights on `pairs`; the rows are kept in `folder/NAME.csv` and not computed twice."""
+    folder.mkdir(parents=True, exist_ok=True)
+    net = load(file)
+    scores = evaluate(net, pairs, data=data, path=folder / f"{name}.csv", progress=progress)
+    taken = cost(net, COUNTED_AT)
+    origin = net.provenance
+    assert isinstance(origin, Provenance)
+    return Reached(name, scores, origin, taken.parameters, taken.conv_linear_macs)
+
+
+def family_table(members: Sequence[Reached], *, data: str) -> str:
+    """Markdown: a row per network and seed, and below it how they were made; what is under `LEAST_GAIN` is marked."""
+    head = ["network", "seed", "parameters", "multiply-adds at 256 x 256", "steps", "PSNR [dB]", "gain [dB]"]
+    head += ["95 % interval", f"gains {LEAST_GAIN} dB"]
+    blurred = members[0].scores.mean("blurred_psnr")
+    images = len(members[0].scores.rows)
+    lines = [
+        "# The trained compact family",
+        "",
+        f"{images} images: {data}; blurred {blurred:.2f} dB. {Protocol().describe()}. "
+        "Intervals draw images (percentile bootstrap) and say nothing about how training varies.",
+        "",
+        "| " + " | ".join(head) + " |",
+        "|" + "---|" * len(head),
+    ]
+    for one in members:
+        low, high = one.scores.interval("gain")
+        cells = [one.origin.model, str(one.origin.seed), f"{one.parameters:,}", f"{one.multiply_adds / 1e9:.2f} G"]
+        cells += [f"{one.origin.steps:,}", f"{one.scores.mean('psnr'):.2f}", f"{one.gain:+.2f}"]
+        cells += [f"{low:+.2f} to {high:+.2f}", "yes" if one.enough else "no, and is not bundled"]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", "How they were made:", ""]
+    ways = {(one.origin.data, one.origin.hardware, one.origin.commit): one for one in members}
+    lines += [f"- commit {commit}, {hardware}: {text}" for text, hardware, commit in ways]
+    return "\n".join(lines) + "\n"
+
+
+def bundle(members: Sequence[Reached], files: Mapping[str, Path], folder: Path) -> list[Path]:
+    """Copies what gained enough, with the training log that a rerun is held against, to `folder`; the files there.
+
+    Raises `FileNotFoundError` for a network whose log does not lie in the folder beside its file that bears its name.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for one in members:
+        if one.enough:
+            log = files[one.name].with_suffix("") / LOG
+            if not log.is_file():
+                raise FileNotFoundError(f"{log}, the log of {one.name}'s training, is missing; train it again")
+            written.append(Path(shutil.copyfile(files[one.name], folder / f"{one.name}.safetensors")))
+            written.append(Path(shutil.copyfile(log, folder / f"{one.name}.csv")))
+    return written
