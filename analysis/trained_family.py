@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from analysis.costs import cost
 from evssm.data.pairs import Pairs
@@ -53,12 +54,11 @@ def reached(
 ) -> Reached:
     """Scores a file of trained weights on `pairs`; the rows are kept in `folder/NAME.csv` and not computed twice."""
     folder.mkdir(parents=True, exist_ok=True)
-    net = load(file)
+    net: Any = load(file)
     scores = evaluate(net, pairs, data=data, path=folder / f"{name}.csv", progress=progress)
     taken = cost(net, COUNTED_AT)
-    origin = net.provenance
-    assert isinstance(origin, Provenance)
-    return Reached(name, scores, origin, taken.parameters, taken.conv_linear_macs)
+    parameters = sum(weights.numel() for weights in net.parameters())
+    return Reached(name, scores, net.provenance, parameters, taken.conv_linear_macs)
 
 
 def family_table(members: Sequence[Reached], *, data: str) -> str:

@@ -25,12 +25,12 @@ SIZE = 128
 """Pixels of each photograph's middle, high and wide."""
 
 EXTENTS = (8, 24)
-"""Pixels between the most distant positions of the camera, in the blurred images that the networks are shown."""
+"""Pixels that the camera travels along a line, in the blurred images that the networks are shown."""
 
 
 def held_out() -> list[Tensor]:
-    """The middle of each photograph that no network was trained on, blurred by camera shake of two extents."""
-    pairs = embedded_test(extents=EXTENTS)
+    """The middle of each photograph that no network was trained on, blurred by camera motion of two extents."""
+    pairs = embedded_test(extents=EXTENTS, straight=True)
     return [crop_centre(pairs[i].blurred, SIZE, SIZE) for i in range(len(pairs))]
 
 

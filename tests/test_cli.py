@@ -294,7 +294,7 @@ def test_training_leaves_weights_and_logs_and_is_not_repeated(run, tmp_path):
     assert out.split() == [str(weights.relative_to(tmp_path))]
     net = load(weights)
     assert (net.provenance.steps, net.provenance.seed) == (6, 2)
-    assert "embedded camera shake" in net.provenance.data
+    assert "straight camera motion of 2-24 px" in net.provenance.data
     assert sorted(path.name for path in (tmp_path / "runs" / weights.stem).iterdir()) == ["log.csv", "validation.csv"]
     before = weights.read_bytes()
     assert run(*words)[0] == 0

@@ -24,7 +24,7 @@ def ablate(
     weights: Annotated[
         Path | None, typer.Option(help="A folder of your own `evssm train --family`, in place of the bundled networks.")
     ] = None,
-    extents: Annotated[str, typer.Option(help="Extents of the test set's camera shake in pixels.")] = "6,12,24",
+    extents: Annotated[str, typer.Option(help="Pixels that the camera travels in the test images.")] = "6,12,24",
     out: Annotated[Path, typer.Option(help="Folder of the tables, pictures and scores.")] = Path("ablations"),
 ) -> None:
     """The paper's ablations: published numbers, the compact networks' own with intervals, and a verdict on each claim.
@@ -48,8 +48,8 @@ def ablate(
     sizes = _extents(extents)
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # so that scores do not depend on the machine's cores
-    pairs: Pairs = embedded_test(extents=sizes)
-    data = f"embedded camera shake of {extents} px on held-out photographs"
+    pairs: Pairs = embedded_test(extents=sizes, straight=True)
+    data = f"straight camera motion of {extents} px on held-out photographs"
     with progress() as track:
         if profile == "smoke":
             wanted = {method.network for ablation in chosen for method in ablation.methods} - {""}

@@ -11,7 +11,7 @@ from evssm.cli.common import file_for, plain, progress, the_network, told_in_a_l
 if TYPE_CHECKING:
     from evssm.data.pairs import Pairs
 
-EMBEDDED = "embedded"
+EMBEDDED, STRAIGHT = "embedded", "embedded-straight"
 
 
 @app.command(
@@ -27,7 +27,11 @@ def evaluate(
         typer.Option(help="Weights, as FILE for a single network or NAME=FILE; official checkpoints or our own files."),
     ] = None,
     data: Annotated[
-        str, typer.Option(help="A folder of a published layout, or `embedded`: held-out photographs, blurred here.")
+        str,
+        typer.Option(
+            help="A folder of a published layout, or held-out photographs that are blurred here: by winding camera "
+            "shake (embedded) or even motion along lines (embedded-straight), which the compact networks learnt."
+        ),
     ] = EMBEDDED,
     dataset: Annotated[str | None, typer.Option(help="Which data set, where the folder holds several.")] = None,
     split: Annotated[str | None, typer.Option(help="train, val or test, where the folder holds several.")] = None,
@@ -121,9 +125,10 @@ def the_pairs(data: str, limit: int, **which: Any) -> "tuple[Pairs, str]":
     from evssm.data.folders import paired_folder
 
     pairs: Any
-    if data == EMBEDDED:
-        pairs = embedded_test(split=which["split"] or "test")
-        label = f"embedded camera shake, {which['split'] or 'test'}"
+    if data in (EMBEDDED, STRAIGHT):
+        split = which["split"] or "test"
+        pairs = embedded_test(split=split, straight=data == STRAIGHT)
+        label = f"{'straight motion' if data == STRAIGHT else 'embedded camera shake'}, {split}"
     else:
         pairs = paired_folder(data, **which)
         label = str(pairs.label)

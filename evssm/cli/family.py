@@ -1,5 +1,7 @@
 """`evssm family`."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +13,9 @@ from evssm.cli.common import progress
 if TYPE_CHECKING:
     from evssm.data.pairs import Pairs
 
+EXTENTS = (6, 12, 24)
+"""Pixels that the camera travels in the test images, as in `evssm ablate`."""
+
 
 @app.command(epilog="Example: evssm family --out family")
 def family(
@@ -20,6 +25,9 @@ def family(
     into: Annotated[
         Path | None, typer.Option(help="Also copy what gained enough, with its training log, to this folder.")
     ] = None,
+    rerun: Annotated[
+        int, typer.Option(help="Instead, train each one's first steps again and compare with its log, digit by digit.")
+    ] = 0,
     out: Annotated[Path, typer.Option(help="Folder of the table and the scores.")] = Path("family"),
 ) -> None:
     """The table of the trained compact networks: gains on held-out photographs with intervals, cost, and origin.
@@ -36,9 +44,12 @@ def family(
     files = {path.stem: path for path in sorted(weights.glob("*.safetensors"))} if weights else bundled()
     if not files:
         raise ValueError(f"no weights in {weights or 'this package'}; train them: evssm train --family --out runs")
-    torch.set_num_threads(1)  # so that scores do not depend on the machine's cores
-    pairs: Pairs = embedded_test(extents=EXTENTS)
-    data = f"embedded camera shake of {', '.join(map(str, EXTENTS))} px on held-out photographs"
+    torch.set_num_threads(1)  # so that no digit depends on the machine's cores
+    if rerun:
+        _rerun(files, rerun)
+        return
+    pairs: Pairs = embedded_test(extents=EXTENTS, straight=True)
+    data = f"straight camera motion of {', '.join(map(str, EXTENTS))} px on held-out photographs"
     with progress() as track:
         members = [
             reached(name, path, pairs, data, out / "scores", progress=track(name)) for name, path in files.items()
@@ -49,3 +60,24 @@ def family(
         part.write_text(table, encoding="utf-8")
     for path in [out / "family.md", *(bundle(members, files, into) if into else ())]:
         typer.echo(path)
+
+
+def _rerun(files: dict[str, Path], steps: int) -> None:
+    """Says of each network whether its training's first steps repeat; exit status 1 where one does not."""
+    from evssm.training.loop import LOG
+    from evssm.training.rerun import first_difference
+
+    differing = 0
+    with progress() as track:
+        for name, file in files.items():
+            beside = file.with_suffix(".csv")
+            log = beside if beside.exists() else file.with_suffix("") / LOG
+            found = first_difference(file, log, steps, report=partial(_advance, track(name)))
+            typer.echo(f"{name}: {found or f'{steps} steps, every digit as logged'}")
+            differing += found is not None
+    if differing:
+        raise typer.Exit(1)
+
+
+def _advance(bar: Callable[..., None], done: int, total: int, latest: dict[str, float]) -> None:
+    bar(done, total, **latest)

@@ -1,0 +1,53 @@
+"""Whether a training can be repeated: its first steps again, held against the log that lies beside its weights."""
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from evssm.provenance import Provenance
+from evssm.training.journal import read_journal
+from evssm.training.loop import LOG, Report, train
+from evssm.training.recipes import TrainConfig
+from evssm.training.run import embedded_data
+from evssm.weights import load
+
+
+def first_difference(file: Path, log: Path, steps: int, *, report: Report | None = None) -> str | None:
+    """Trains the network in `file` anew for so many steps, as it says itself; `None` where the log is met digit by
+    digit, else the first step that differs, in words.
+
+    On another processor, or with another number of threads, last digits may differ. Raises `ValueError` for weights
+    that were not trained on the embedded photographs of this version.
+    """
+    net: Any = load(file)
+    made: Provenance | None = net.provenance
+    data = None
+    if made is not None and made.note and made.seed is not None:
+        config = TrainConfig.from_dict(json.loads(made.note))
+        data = embedded_data(config, made.seed, validation=False)
+    if made is None or made.seed is None or data is None or data.description != made.data:
+        described = made.data if made else None
+        raise ValueError(f"{file} was trained on {described}, which this version cannot repeat; take its commit's")
+    with TemporaryDirectory() as folder:
+        place = Path(folder)
+        train(
+            made.model,
+            data.crops,
+            [],
+            config,
+            place,
+            seed=made.seed,
+            data=data.description,
+            stop_after=steps,
+            report=report,
+        )
+        again = read_journal(place / LOG)
+    kept = [row for row in read_journal(log) if int(row["step"]) <= steps]
+    if len(again) != len(kept):
+        return f"{len(kept)} steps are logged where {len(again)} are repeated"
+    for was, now in zip(kept, again, strict=True):
+        if was != now:
+            key = next(key for key in was if was[key] != now[key])
+            return f"step {was['step']}: {key} was {was[key]} and is {now[key]}"
+    return None

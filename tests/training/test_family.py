@@ -1,0 +1,112 @@
+"""The trained family: repeats of its trainings, and the table of what it reached."""
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from analysis.trained_family import LEAST_GAIN, bundle, family_table, reached
+from evssm.cli.app import app
+from evssm.data.embedded import embedded_test
+from evssm.data.pairs import Pair
+from evssm.images import crop_centre
+from evssm.machine import hardware
+from evssm.models import build
+from evssm.training.recipes import RECIPES
+from evssm.training.rerun import first_difference
+from evssm.training.run import embedded_data, trained_file
+from evssm.weights import bundled, load, save
+
+NAME = "stripformer-compact"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder as `evssm train` leaves it, of a network that saw six batches."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("runs")
+    config = RECIPES["smoke"]
+    return trained_file(NAME, NAME, embedded_data(config, 3, validation=False), config, folder, seed=3)
+
+
+def log_of(path):
+    return path.with_suffix("") / "log.csv"
+
+
+def test_a_training_repeats_digit_by_digit(trained):
+    assert first_difference(trained, log_of(trained), 4) is None
+
+
+def test_a_log_that_differs_in_one_digit_is_noticed(trained, tmp_path):
+    lines = log_of(trained).read_text().splitlines()
+    step, rate, loss, gradient = lines[3].split(",")
+    changed = tmp_path / "log.csv"
+    lines[3] = ",".join([step, rate, repr(float(loss) * (1 + 1e-15) + 1e-16), gradient])
+    changed.write_text("\n".join(lines) + "\n")
+    assert first_difference(trained, changed, 4).startswith("step 3: loss was")
+    changed.write_text("\n".join(lines[:3]) + "\n")
+    assert first_difference(trained, changed, 4) == "2 steps are logged where 4 are repeated"
+
+
+def test_what_was_trained_on_other_data_cannot_be_repeated(tmp_path):
+    path = tmp_path / "net.safetensors"
+    save(build(NAME), path, data="something else", steps=5, seed=0)
+    with pytest.raises(ValueError, match=r"was trained on something else, which this version cannot repeat"):
+        first_difference(path, path, 2)
+
+
+def middles():
+    whole = embedded_test(extents=(6,), straight=True)
+    return [
+        Pair(crop_centre(p.blurred, 48, 48), crop_centre(p.sharp, 48, 48), p.name)
+        for p in (whole[i] for i in range(len(whole)))
+    ]
+
+
+def test_the_table_says_what_was_reached_and_only_what_gained_enough_is_copied(trained, tmp_path, monkeypatch):
+    one = reached(NAME, trained, middles(), "middles", tmp_path / "scores")
+    assert one.gain == pytest.approx(sum(row.psnr - row.blurred_psnr for row in one.scores.rows) / 3)
+    assert one.gain < LEAST_GAIN
+    table = family_table([one], data="middles")
+    assert f"| {NAME} | 3 | {one.parameters:,} |" in table
+    assert "no, and is not bundled" in table
+    assert bundle([one], {NAME: trained}, tmp_path / "out") == []
+    monkeypatch.setattr("analysis.trained_family.LEAST_GAIN", -10.0)
+    copied = bundle([one], {NAME: trained}, tmp_path / "out")
+    assert [path.name for path in copied] == [f"{NAME}.safetensors", f"{NAME}.csv"]
+    assert first_difference(copied[0], copied[1], 2) is None
+    with pytest.raises(FileNotFoundError, match="train it again"):
+        bundle([one], {NAME: copied[0]}, tmp_path / "more")
+
+
+def test_the_command_repeats_trainings_and_says_so(trained):
+    done = CliRunner().invoke(app, ["family", "--weights", str(trained.parent), "--rerun", "2"])
+    assert done.exit_code == 0
+    assert f"{NAME}: 2 steps, every digit as logged" in done.output
+    log = log_of(trained)
+    text = log.read_text()
+    log.write_text(text.replace("\n1,", "\n1,9"))
+    try:
+        done = CliRunner().invoke(app, ["family", "--weights", str(trained.parent), "--rerun", "2"])
+    finally:
+        log.write_text(text)
+    assert done.exit_code == 1
+    assert "step 1: rate was 9" in done.output
+
+
+@pytest.mark.parametrize("name", bundled())
+def test_bundled_trainings_repeat(name):
+    """Digit by digit where the processor is the one that made them."""
+    path = bundled()[name]
+    made = load(name).provenance
+    assert made.steps == RECIPES["compact"].steps
+    assert made.commit
+    assert not made.commit.endswith("+")
+    torch.set_num_threads(1)
+    if made.hardware != hardware():
+        pytest.skip(f"made on {made.hardware}; this is {hardware()}")
+    steps = 50 if name == "evssm-compact" else 2
+    assert first_difference(path, path.with_suffix(".csv"), steps) is None
+
+
+def test_the_bundled_files_are_small_together():
+    assert sum(path.stat().st_size for path in bundled().values()) < 25e6
