@@ -4,7 +4,8 @@ from pathlib import Path
 
 from fields import draw_fields, fields_of_seeds, held_out
 
-from analysis.verdicts import compare
+from analysis.field import ERF
+from analysis.verdicts import Verdict, compare
 
 NETWORKS = {
     "mimo-unet-plus-compact": "MIMO-UNet+",
@@ -16,7 +17,8 @@ NETWORKS = {
 }
 
 
-def make() -> list[Path]:
+def measured() -> tuple[dict[str, list[ERF]], list[Verdict]]:
+    """The fields of each network, one per seed, and the verdicts on the supplement's claim about them."""
     images = held_out()
     fields = {title: fields_of_seeds("erf_networks", name, images) for name, title in NETWORKS.items()}
     ours = fields["EVSSM"]
@@ -25,4 +27,8 @@ def make() -> list[Path]:
         for title, theirs in fields.items()
         if theirs is not ours and theirs[0].untrained == ours[0].untrained
     ]
-    return draw_fields("erf_networks", fields, claims)
+    return fields, claims
+
+
+def make() -> list[Path]:
+    return draw_fields("erf_networks", *measured())

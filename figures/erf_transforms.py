@@ -4,7 +4,8 @@ from pathlib import Path
 
 from fields import draw_fields, fields_of_seeds, held_out
 
-from analysis.verdicts import compare
+from analysis.field import ERF
+from analysis.verdicts import Verdict, compare
 
 NETWORKS = {
     "evssm-no-geot-compact": "w/o F&T",
@@ -27,14 +28,19 @@ EQUAL_WITHIN = 0.1
 """Fields count as equal where their radii differ by less than this share."""
 
 
-def make() -> list[Path]:
+def measured() -> tuple[dict[str, list[ERF]], list[Verdict]]:
+    """The fields of each variant, one per seed, and the verdicts on the supplement's claims about them."""
     images = held_out()
     fields = {title: fields_of_seeds("erf_transforms", name, images) for name, title in NETWORKS.items()}
     radius = {"statistic": "radius", "share": 0.9, "label": "R90 in px"}
     claims = [compare(f"{a} reaches farther than {b}", fields[a], fields[b], **radius) for a, b in LARGER]
     ours, four = fields["EVSSM"], fields["four-direction"]
-    margin = EQUAL_WITHIN * ours[0].radius(0.9)
+    margin = EQUAL_WITHIN * ERF.pooled(ours).radius(0.9)
     claims.append(
         compare("EVSSM reaches as far as four-direction", ours, four, **radius, expected="equal", margin=margin)
     )
-    return draw_fields("erf_transforms", fields, claims)
+    return fields, claims
+
+
+def make() -> list[Path]:
+    return draw_fields("erf_transforms", *measured())

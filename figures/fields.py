@@ -43,7 +43,7 @@ def fields_of_seeds(figure: str, name: str, images: Sequence[Tensor]) -> list[ER
             HERE / "data" / f"{figure}_{seed}.npz",
             load(seed) if seed in bundled() else _fresh(seed),
             images,
-            progress=_counter(seed),
+            progress=counter(seed),
             command=_command(figure),
         )
         for seed in seeds or [name]
@@ -73,7 +73,7 @@ def _command(figure: str) -> str:
     return f"python figures/make.py {figure}"
 
 
-def _counter(name: str) -> Callable[[int, int], None]:
+def counter(name: str) -> Callable[[int, int], None]:
     """Counts on one line of standard error, where that is a terminal."""
 
     def show(done: int, total: int) -> None:

@@ -34,7 +34,7 @@ analysis.field_statistics analysis.field analysis.verdicts analysis.field_table 
 analysis.kept
 analysis.summary analysis.plots analysis.panels
 analysis.operations analysis.costs analysis.timing analysis.ablations
-analysis.ablation_table analysis.ablation_panel analysis.ablate analysis.trained_family
+analysis.ablation_table analysis.ablation_panel analysis.ablate analysis.trained_family analysis.findings
 analysis.scan_rows analysis.own_scans analysis.scan_branches analysis.module_rows analysis.scan_row
 analysis.activations analysis.kept_rows analysis.activation_plots analysis.activation_panels
 analysis

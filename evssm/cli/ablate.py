@@ -11,6 +11,9 @@ from evssm.cli.common import progress
 if TYPE_CHECKING:
     from evssm.data.pairs import Pairs
 
+EXTENTS = (6, 12, 24)
+"""Pixels that the camera travels in the test images."""
+
 
 @app.command(epilog="Example: evssm ablate transforms loss --out ablations")
 def ablate(
@@ -24,7 +27,9 @@ def ablate(
     weights: Annotated[
         Path | None, typer.Option(help="A folder of your own `evssm train --family`, in place of the bundled networks.")
     ] = None,
-    extents: Annotated[str, typer.Option(help="Pixels that the camera travels in the test images.")] = "6,12,24",
+    extents: Annotated[str, typer.Option(help="Pixels that the camera travels in the test images.")] = ",".join(
+        map(str, EXTENTS)
+    ),
     out: Annotated[Path, typer.Option(help="Folder of the tables, pictures and scores.")] = Path("ablations"),
 ) -> None:
     """The paper's ablations: published numbers, the compact networks' own with intervals, and a verdict on each claim.

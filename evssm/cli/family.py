@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evssm.cli.ablate import EXTENTS
 from evssm.cli.app import app
 from evssm.cli.common import progress
 
 if TYPE_CHECKING:
     from evssm.data.pairs import Pairs
-
-EXTENTS = (6, 12, 24)
-"""Pixels that the camera travels in the test images, as in `evssm ablate`."""
 
 
 @app.command(epilog="Example: evssm family --out family")
