@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from analysis.activation_panels import activation_panels
+    from analysis.activation_figure import activation_panels
     from analysis.activation_plots import draw_activation, draw_query
     from analysis.activations import ScanCache, activation_maps, scan_column, scan_row
     from analysis.costs import Cost, cost
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from analysis.field import ERF
     from analysis.panels import erf_panels, save_figure
     from analysis.plots import draw_colorbar, draw_erf, draw_radial_profile, draw_signed_erf
-    from analysis.scan_row import ScanRow
+    from analysis.row_map import ScanRow
     from analysis.summary import summarise
     from analysis.timing import Runtime, runtime
 
@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "analysis.activation_panels": ("activation_panels",),
+    "analysis.activation_figure": ("activation_panels",),
     "analysis.activation_plots": ("draw_activation", "draw_query"),
     "analysis.activations": ("ScanCache", "activation_maps", "scan_column", "scan_row"),
     "analysis.costs": ("Cost", "cost"),
@@ -52,7 +52,7 @@ _HOMES = {
     "analysis.field": ("ERF",),
     "analysis.panels": ("erf_panels", "save_figure"),
     "analysis.plots": ("draw_colorbar", "draw_erf", "draw_radial_profile", "draw_signed_erf"),
-    "analysis.scan_row": ("ScanRow",),
+    "analysis.row_map": ("ScanRow",),
     "analysis.timing": ("Runtime", "runtime"),
     "analysis.summary": ("summarise",),
 }

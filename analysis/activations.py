@@ -13,7 +13,7 @@ from analysis.inputs import check_fit, single_images
 from analysis.module_rows import Line, Site, module_column, module_row
 from analysis.own_scans import Layouts, laid_out, recorded_scans, rows_as_they_lie
 from analysis.queries import query_positions
-from analysis.scan_row import NORMALISATIONS, REDUCTIONS, ScanRow, normalised, reduced
+from analysis.row_map import NORMALISATIONS, REDUCTIONS, ScanRow, normalised, reduced
 from evssm.hooks import matching
 from evssm.mamba2 import Mamba2
 from evssm.mixer import SS2D

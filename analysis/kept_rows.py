@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from analysis.activations import ScanCache, knows_its_scans, query_pixel, scanning_stages
-from analysis.scan_row import ScanRow
+from analysis.row_map import ScanRow
 from evssm.provenance import existing_file, written_whole
 from evssm.stamp import image_sha256, network_stamp
 

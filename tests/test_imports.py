@@ -35,8 +35,8 @@ analysis.kept
 analysis.summary analysis.plots analysis.panels
 analysis.operations analysis.costs analysis.timing analysis.ablations
 analysis.ablation_table analysis.ablation_panel analysis.ablate analysis.trained_family analysis.findings
-analysis.scan_rows analysis.own_scans analysis.scan_branches analysis.module_rows analysis.scan_row
-analysis.activations analysis.kept_rows analysis.activation_plots analysis.activation_panels
+analysis.scan_rows analysis.own_scans analysis.scan_branches analysis.module_rows analysis.row_map
+analysis.activations analysis.kept_rows analysis.activation_plots analysis.activation_figure
 analysis
 evssm.cli.app evssm.cli.common evssm.cli.ablate evssm.cli.activation evssm.cli.cost evssm.cli.data evssm.cli.deblur
 evssm.cli.erf

@@ -53,7 +53,7 @@ def activation(
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("activation"),
 ) -> None:
     """What a pixel gathers in every selective scan (Fig. 6): a picture, the maps as .npz, their checks as .json."""
-    from analysis.activation_panels import SCALES, activation_panels
+    from analysis.activation_figure import SCALES, activation_panels
     from analysis.activation_plots import STYLES
     from analysis.kept_rows import kept_rows
     from analysis.panels import save_figure

@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 
 from analysis import kept_rows
-from analysis.activation_panels import activation_panels, caption
+from analysis.activation_figure import activation_panels, caption
 from analysis.activation_plots import draw_activation, draw_query, draw_scale
 from analysis.activations import activation_maps
 from evssm.models import build

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from analysis import module_rows
 from analysis.activations import ScanCache, activation_maps, scan_column, scan_row, scanning_stages
 from analysis.module_rows import LEVELS
-from analysis.scan_row import normalised, reduced
+from analysis.row_map import normalised, reduced
 from evssm.hooks import edit
 from evssm.images import crop_centre
 from evssm.mamba2 import Mamba2

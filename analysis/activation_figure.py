@@ -15,7 +15,7 @@ from analysis.activation_plots import draw_activation, draw_query, draw_scale
 from analysis.field_statistics import Number
 from analysis.module_rows import LEVELS
 from analysis.panels import PAPER_STYLE
-from analysis.scan_row import REDUCTIONS, ScanRow
+from analysis.row_map import REDUCTIONS, ScanRow
 
 SCALES = ("each", "shared")
 """Whose largest value is 1: every map's own, or that of all maps of a network."""
