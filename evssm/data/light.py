@@ -23,15 +23,20 @@ def scales_that_hold(least: int, name: str, scales: Sequence[float]) -> list[flo
     return [scale for scale in scales if min(round(h * scale), round(w * scale)) >= least]
 
 
-@lru_cache(maxsize=64)
-def photograph_light(name: str, scale: float) -> np.ndarray:
-    """The photograph in linear light, `h w 3` float32, shrunk by area averaging; kept, and not to be written to."""
+@lru_cache(maxsize=128)
+def photograph_light(name: str, scale: float, softness: float = 0.0) -> np.ndarray:
+    """The photograph in linear light, `h w 3` float32, shrunk by area averaging; kept, and not to be written to.
+
+    `softness` is the standard deviation, in pixels, of a Gaussian that it is averaged with afterwards.
+    """
     import cv2
 
     light: np.ndarray = photograph(name).permute(1, 2, 0).numpy() ** np.float32(GAMMA)
     if scale < 1:
         size = (round(light.shape[1] * scale), round(light.shape[0] * scale))
         light = cv2.resize(light, size, interpolation=cv2.INTER_AREA)
+    if softness:
+        light = cv2.GaussianBlur(light, (0, 0), softness)
     light = np.ascontiguousarray(light)
     light.setflags(write=False)
     return light

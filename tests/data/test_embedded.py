@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from evssm.data.embedded import EmbeddedCrops, embedded_test
+from evssm.data.embedded import SOFTNESS, EmbeddedCrops, embedded_test
 from evssm.data.kernels import from_light, to_light
 from evssm.data.light import photograph_light, recoloured
 from evssm.data.pairs import each
@@ -132,6 +132,25 @@ def test_the_noise_is_as_asked():
     assert torch.equal(clean.sharp, noisy.sharp)
     inner = (clean.blurred > 0.15) & (clean.blurred < 0.85)
     assert_close((noisy.blurred - clean.blurred)[inner].std().item(), 0.02, rtol=0.1, atol=0)
+
+
+def test_training_sees_soft_photographs_and_testing_does_not(monkeypatch):
+    seen = []
+    monkeypatch.setattr("evssm.data.embedded.photograph_light", lambda *given: seen.append(given) or light_of(*given))
+    light_of = photograph_light
+    for i in range(30):
+        crops()[i]
+    softness = [given[2] for given in seen if len(given) == 3]
+    assert set(softness) == set(SOFTNESS)
+    seen.clear()
+    crops("test")[0]
+    assert all(len(given) == 2 for given in seen)
+
+
+def test_a_soft_photograph_keeps_its_light():
+    sharp, soft = photograph_light("rocket", 1.0), photograph_light("rocket", 1.0, 1.5)
+    assert_close(soft.mean(), sharp.mean(), rtol=1e-3, atol=0)
+    assert np.abs(np.diff(soft, axis=1)).mean() < 0.9 * np.abs(np.diff(sharp, axis=1)).mean()
 
 
 def test_recolouring_commutes_with_averaging():
