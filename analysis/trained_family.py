@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from analysis.costs import cost
 from evssm.data.pairs import Pairs
 from evssm.evaluate import evaluate
 from evssm.metrics import Protocol
+from evssm.models import MODELS
 from evssm.provenance import Provenance
 from evssm.scores import Scores
 from evssm.training.loop import LOG
@@ -25,18 +27,22 @@ COUNTED_AT = 256
 
 @dataclass(frozen=True, eq=False)
 class Reached:
-    """What one training run reached: its scores, its origin, and what the network costs at 256 x 256 pixels."""
+    """What one training run reached: its scores, its origin, and what the network costs at 256 x 256 pixels.
+
+    `windowed` are the scores with test-time windows, `None` for a network that has none.
+    """
 
     name: str
     scores: Scores
+    windowed: Scores | None
     origin: Provenance
     parameters: int
     multiply_adds: float
 
     @property
     def gain(self) -> float:
-        """Mean gain in PSNR over the blurred images, dB."""
-        return self.scores.mean("gain")
+        """Mean gain in PSNR over the blurred images, dB, used the better way: whole images or windows."""
+        return max(way.mean("gain") for way in (self.scores, self.windowed) if way is not None)
 
     @property
     def enough(self) -> bool:
@@ -52,40 +58,48 @@ def reached(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Reached:
-    """Scores a file of trained weights on `pairs`; the rows are kept in `folder/NAME.csv` and not computed twice."""
+    """Scores a file of trained weights on `pairs`; the rows are kept in `folder` and not computed twice."""
     folder.mkdir(parents=True, exist_ok=True)
     net: Any = load(file)
     scores = evaluate(net, pairs, data=data, path=folder / f"{name}.csv", progress=progress)
+    windowed = None
+    if "local" in signature(MODELS[net.recipe.name].network).parameters:
+        local = load(file, local=True)
+        windowed = evaluate(local, pairs, data=data, path=folder / f"{name}_local.csv", progress=progress)
     taken = cost(net, COUNTED_AT)
     parameters = sum(weights.numel() for weights in net.parameters())
-    return Reached(name, scores, net.provenance, parameters, taken.conv_linear_macs)
+    return Reached(name, scores, windowed, net.provenance, parameters, taken.conv_linear_macs)
 
 
 def family_table(members: Sequence[Reached], *, data: str) -> str:
     """Markdown: a row per network and seed, and below it how they were made; what is under `LEAST_GAIN` is marked."""
     head = ["network", "seed", "parameters", "multiply-adds at 256 x 256", "steps", "PSNR [dB]", "gain [dB]"]
-    head += ["95 % interval", f"gains {LEAST_GAIN} dB"]
+    head += ["gain with test-time windows", f"gains {LEAST_GAIN} dB"]
     blurred = members[0].scores.mean("blurred_psnr")
     images = len(members[0].scores.rows)
     lines = [
         "# The trained compact family",
         "",
         f"{images} images: {data}; blurred {blurred:.2f} dB. {Protocol().describe()}. "
-        "Intervals draw images (percentile bootstrap) and say nothing about how training varies.",
+        "In brackets, 95 % intervals that draw images (percentile bootstrap); they do not say how training varies.",
         "",
         "| " + " | ".join(head) + " |",
         "|" + "---|" * len(head),
     ]
     for one in members:
-        low, high = one.scores.interval("gain")
         cells = [one.origin.model, str(one.origin.seed), f"{one.parameters:,}", f"{one.multiply_adds / 1e9:.2f} G"]
-        cells += [f"{one.origin.steps:,}", f"{one.scores.mean('psnr'):.2f}", f"{one.gain:+.2f}"]
-        cells += [f"{low:+.2f} to {high:+.2f}", "yes" if one.enough else "no, and is not bundled"]
+        cells += [f"{one.origin.steps:,}", f"{one.scores.mean('psnr'):.2f}", _gain(one.scores)]
+        cells += [_gain(one.windowed) if one.windowed else "-", "yes" if one.enough else "no, and is not bundled"]
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", "How they were made:", ""]
     ways = {(one.origin.data, one.origin.hardware, one.origin.commit): one for one in members}
     lines += [f"- commit {commit}, {hardware}: {text}" for text, hardware, commit in ways]
     return "\n".join(lines) + "\n"
+
+
+def _gain(scores: Scores) -> str:
+    low, high = scores.interval("gain")
+    return f"{scores.mean('gain'):+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
 def bundle(members: Sequence[Reached], files: Mapping[str, Path], folder: Path) -> list[Path]:

@@ -115,18 +115,19 @@ _BASELINES: dict[str, Model] = {
 
 _SMALL_MAMBA2 = partial(Mamba2, state=16, head=16, expand=2)
 
+_CROP = 64
+"""Edge, in pixels, of the crops that the small versions are trained on; test-time windows are as wide."""
+
+_SMALL_EVSSM = {"width": 16, "depths": (2, 2, 2), "ffn_expansion": 2, "windows": (_CROP, _CROP // 2, _CROP // 4)}
+
 _COMPACT: dict[str, dict[str, Any]] = {
-    "evssm": {"width": 16, "depths": (2, 2, 2), "ffn_expansion": 2},
-    "evssm-four-direction": {
-        "width": 16,
-        "depths": (1, 1, 2),
-        "ffn_expansion": 2,
-    },  # four scans cost more: fewer blocks
-    "evssm-k9": {"width": 16, "depths": (2, 2, 2), "ffn_expansion": 1.75},  # ... and so do 81 taps
-    "evssm2": {"width": 16, "depths": (2, 2, 2), "ffn_expansion": 2, "mixer": _SMALL_MAMBA2},
-    "evssm2-no-geot": {"width": 16, "depths": (2, 2, 2), "ffn_expansion": 2, "mixer": _SMALL_MAMBA2},
-    "nafnet": {"width": 8, "encoder_depths": (12, 8, 4, 2), "decoder_depths": (1, 1, 8, 12)},
-    "nafnet-32": {"width": 6, "encoder_depths": (1, 1, 1, 6)},
+    "evssm": _SMALL_EVSSM,
+    "evssm-four-direction": {**_SMALL_EVSSM, "depths": (1, 1, 2)},  # four scans cost more: fewer blocks
+    "evssm-k9": {**_SMALL_EVSSM, "ffn_expansion": 1.75},  # ... and so do 81 taps
+    "evssm2": {**_SMALL_EVSSM, "mixer": _SMALL_MAMBA2},
+    "evssm2-no-geot": {**_SMALL_EVSSM, "mixer": _SMALL_MAMBA2},
+    "nafnet": {"width": 8, "encoder_depths": (12, 8, 4, 2), "decoder_depths": (1, 1, 8, 12), "crop": _CROP},
+    "nafnet-32": {"width": 6, "encoder_depths": (1, 1, 1, 6), "crop": _CROP},
     "mimo-unet": {"width": 10, "residual_blocks": 4},
     "mimo-unet-plus": {"width": 8, "residual_blocks": 7},
     "restormer": {"width": 10, "depths": (1, 2, 1, 1), "refinement": 4},

@@ -32,7 +32,8 @@ class EVSSM(nn.Module):
     `depths` are the blocks of levels 1-3, the decoder repeating the encoder, or of all six stages in the order of the
     forward pass; where different counts leave a map turned against its skip or the input, it is turned back there.
     `transforms` are the turns before successive blocks of a stage. `local` is `False` (scan the whole map, as in
-    training), `True` (the released test-time windows) or the window edges of levels 1-3. `mixer` makes the token
+    training), `True` (test-time windows with the edges `windows`, in feature pixels of levels 1-3; by default the
+    released ones) or such edges. `mixer` makes the token
     mixer of a block from its width and keyword `window`. With `checkpoint` set, blocks are recomputed in the backward
     pass: far less memory, about a third more time.
     """
@@ -45,6 +46,7 @@ class EVSSM(nn.Module):
         ffn_expansion: int | float = 3,
         bias: bool = False,
         local: bool | tuple[int, int, int] = False,
+        windows: tuple[int, int, int] = RELEASED_WINDOWS,
         transforms: tuple[D4, ...] = (TRANSPOSE, HALF_TURN),
         mixer: Callable[..., nn.Module] = SS2D,
     ) -> None:
@@ -52,7 +54,7 @@ class EVSSM(nn.Module):
         if len(depths) not in (3, 6):
             raise ValueError(f"depths needs three numbers (levels 1-3) or six (all stages in order), not {depths}")
         depths = tuple(depths) if len(depths) == 6 else (*depths, *reversed(depths))
-        edges = RELEASED_WINDOWS if local is True else local or (None, None, None)
+        edges = windows if local is True else local or (None, None, None)
         levels = (0, 1, 2, 2, 1, 0)
         widths = [width << level for level in levels]
         self.checkpoint = False

@@ -5,7 +5,7 @@ test time the mean may be a local one, as wide as the crops that the network was
 2022, "Improving Image Restoration by Revisiting Global Information Aggregation").
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +26,7 @@ class NAFNet(nn.Module):
 
     `encoder_depths` and `decoder_depths` are blocks per level, in the order of the forward pass; each level
     halves the map and doubles `width`. `local` makes the means of the blocks' attention local: `True` for a
-    network trained on crops of 256 x 256 pixels, `(h, w)` for crops of that size. The window is 1.5 times as
+    network trained on crops of `crop x crop` pixels, `(h, w)` for crops of that size. The window is 1.5 times as
     long as the crop, and images that it covers come out as with `local=False`. Raises `ValueError` where the
     depths do not pair up.
     """
@@ -39,6 +39,7 @@ class NAFNet(nn.Module):
         middle_depth: int = 1,
         decoder_depths: tuple[int, ...] = (1, 1, 1, 1),
         local: bool | tuple[int, int] = False,
+        crop: int = 256,
     ) -> None:
         super().__init__()
         levels = len(encoder_depths)
@@ -48,7 +49,7 @@ class NAFNet(nn.Module):
                 f"decoder_depths={decoder_depths}; give both the same length"
             )
         widths = [width << level for level in range(levels + 1)]
-        windows = attention_windows(local, levels)
+        windows = attention_windows((crop, crop) if local is True else local, levels)
         self.intro = nn.Conv2d(3, width, 3, padding=1)
         self.encoder = nn.ModuleList(map(blocks, widths[:-1], encoder_depths, windows[:-1]))
         self.down = nn.ModuleList(nn.Conv2d(c, 2 * c, 2, stride=2) for c in widths[:-1])
@@ -144,14 +145,14 @@ class ChannelAttention(nn.Module):
         return x * self.mix(means)
 
 
-def attention_windows(local: bool | tuple[int, int], levels: int) -> list[Window | None]:
+def attention_windows(local: Literal[False] | tuple[int, int], levels: int) -> list[Window | None]:
     """The window of the attention at each level and in the middle; `None` is the whole map.
 
     The window is 1.5 times what a training crop, padded as `forward` pads it, measures at that level (TLC).
     """
     if local is False:
         return [None] * (levels + 1)
-    train = (256, 256) if local is True else tuple(local)
+    train = tuple(local)
     if len(train) != 2 or min(train) < 1:
         raise ValueError(f"local=(h, w) is the size of the training crops in pixels, not {local}; try (256, 256)")
 

@@ -95,7 +95,8 @@ def main() -> None:
     released = runpy.run_path(str(LAYOUT))["ReleasedEVSSM"]
     scan = partial(selective_scan, backend=options.scan)
     print(f"{'':14} {'ours, s':>12} {'released, s':>12} {'ratio':>8}")
-    nets = [build("evssm-compact"), released(scan=scan, **MODELS["evssm-compact"].arguments)]
+    size = {key: MODELS["evssm-compact"].arguments[key] for key in ("width", "depths", "ffn_expansion")}
+    nets = [build("evssm-compact"), released(scan=scan, **size)]
     compare("train 8 x 64", train_step, nets, torch.rand(8, 3, 64, 64), options.rounds)
     nets = [build("evssm").requires_grad_(False), released(48, (6, 6, 12), scan).requires_grad_(False)]
     x = torch.rand(1, 3, 128, 128)

@@ -245,7 +245,7 @@ def test_windows_are_as_the_release_measures_them(train):
 
 
 def test_the_released_windows_are_those_of_256_pixel_crops():
-    assert attention_windows(True, levels=4) == [(edge, edge) for edge in (384, 192, 96, 48, 24)]
+    assert attention_windows((256, 256), levels=4) == [(edge, edge) for edge in (384, 192, 96, 48, 24)]
 
 
 def test_what_a_caller_gets_wrong_is_said():
