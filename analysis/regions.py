@@ -112,7 +112,8 @@ def around(
     """What surrounds a region: the cut, the region in it, and the (row, column) at which the cut begins.
 
     `margin` pixels or more on each side, where the image has them. The cut begins and ends at multiples of `GRID`, the
-    coarsest grid that networks here lay over an image, so that it lies on that grid as the whole image does.
+    coarsest grid that networks here lay over an image, so that it lies on that grid as the whole image does; it has
+    `GRID` pixels or more where the image has them.
     """
     h, w = image.shape[-2:]
     top, left, height, width = check_box(box, h, w)
@@ -123,6 +124,7 @@ def around(
         min(length, -(-(start + size + margin) // GRID) * GRID)
         for start, size, length in ((top, height, h), (left, width, w))
     ]
+    first = [start if end - start >= GRID else max(0, start - GRID) for start, end in zip(first, last, strict=True)]
     cut = image[..., first[0] : last[0], first[1] : last[1]]
     return cut.contiguous(), (top - first[0], left - first[1], height, width), (first[0], first[1])
 

@@ -91,7 +91,7 @@ def test_regions_outside_the_image_are_refused(box):
 
 def test_what_surrounds_a_region_lies_on_the_grid_and_holds_the_region():
     x = torch.arange(200.0 * 300).reshape(1, 1, 200, 300)
-    for box, margin in (((70, 130, 16, 20), 10), ((0, 0, 5, 5), 33), ((195, 290, 5, 10), 7), ((50, 50, 32, 32), 500)):
+    for box, margin in (((70, 130, 16, 20), 10), ((0, 0, 5, 5), 33), ((195, 290, 5, 10), 0), ((50, 50, 32, 32), 500)):
         cut, moved, (row, column) = around(x, box, margin)
         assert row % 32 == column % 32 == 0
         top, left, height, width = moved
@@ -102,6 +102,7 @@ def test_what_surrounds_a_region_lies_on_the_grid_and_holds_the_region():
         assert top >= min(margin, box[0])
         assert cut.shape[-1] - left - width >= min(margin, 300 - box[1] - width)
         assert (row + cut.shape[-2]) % 32 == 0 or row + cut.shape[-2] == 200
+        assert min(cut.shape[-2:]) >= 32  # no network takes less than 16
 
 
 @pytest.mark.parametrize(
@@ -168,7 +169,7 @@ def test_occlusion_shares_the_loss_evenly_in_each_square_and_is_complete_for_a_l
 
 def test_a_network_that_copies_is_explained_by_the_region_alone():
     found = local_attribution(lambda x: 2 * x, image(), BOX, method="gradient_x_input", reduce="sum")
-    assert found.share_in_region() == 1
+    assert found.share_in_region() == pytest.approx(1)
     assert found.effective_pixels() <= 28
     assert found.value == found.change
 
