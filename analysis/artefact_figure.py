@@ -46,7 +46,7 @@ def draw_sizes(ax: Axes, found: Trace, limits: list[float], first: StageTrace | 
     if first is not None:
         ax.axvline(found.stages.index(first), color="#e8112d", linewidth=0.8, zorder=0)
     ax.set(yscale="log", ylabel="RMS over channels", xlim=(-0.5, len(at) - 0.5))
-    ax.legend(loc="upper left", ncols=3)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0)
     ax.spines[["top", "right"]].set_visible(False)
     return _name_stages(ax, found)
 
@@ -65,8 +65,8 @@ def draw_scans(ax: Axes, found: Trace) -> Axes:
         ax.plot(
             [number for number, _ in states], [state / top for _, state in states], ".--", linewidth=0.8, label=name
         )
-    ax.set(ylim=(-0.03, 1.25), xlim=(-0.5, len(found.stages) - 0.5), ylabel="share")
-    ax.legend(loc="upper left", ncols=3)
+    ax.set(ylim=(-0.03, 1.05), xlim=(-0.5, len(found.stages) - 0.5), ylabel="share")
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0)
     ax.spines[["top", "right"]].set_visible(False)
     return _name_stages(ax, found)
 
@@ -94,7 +94,7 @@ def artefact_panels(
     panel = (width - 0.5) / 4
     tall = panel * min(size[0] / size[1], 1.6)
     plot, names = 1.0, 0.7
-    height = 0.2 + tall + 0.35 + (plot + 0.15) * (1 + scans) + names + 0.11 * (text.count("\n") + 1)
+    height = 0.2 + tall + 0.35 + (plot + 0.25) * (1 + scans) + names + 0.11 * (text.count("\n") + 1)
     with plt.style.context(PAPER_STYLE):
         figure = plt.figure(figsize=(width, height))
         figure.set_layout_engine("none")  # panels are placed by hand; from now on, whatever style it is saved in
@@ -125,7 +125,7 @@ def artefact_panels(
         sizes = draw_sizes(place(0.5, top, width - 0.6, plot), found, limits, first)
         if scans:
             sizes.set_xticklabels([])
-            draw_scans(place(0.5, top + plot + 0.15, width - 0.6, plot), found)
+            draw_scans(place(0.5, top + plot + 0.25, width - 0.6, plot), found)
         figure.text(0.1 / width, 0.05 / height, text, va="bottom", fontsize=5.5, color="0.35")
     return figure
 
