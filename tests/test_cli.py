@@ -11,8 +11,9 @@ from PIL import Image
 
 from analysis import ERF
 from analysis.activations import scanning_stages
+from analysis.attribution import load_attributions
 from analysis.kept_rows import load_rows
-from evssm import build, load, save
+from evssm import build, load, save, stages
 from evssm.cli import main
 from evssm.cli.app import app
 
@@ -275,6 +276,86 @@ def test_activation_refuses_in_one_line_and_leaves_no_picture(run, tmp_path, wor
     assert err.count("\n") == 1
     assert part in err
     assert not list(tmp_path.rglob("*.p*"))
+
+
+def test_attribute_leaves_a_picture_the_maps_and_their_numbers_and_reads_them_again(run, tmp_path):
+    words = ("attribute", "evssm-compact", "--untrained", "--image", photo(tmp_path / "a.png"), "--box", "10,20,8,12")
+    asked = (*words, "--surroundings", "whole", "--steps", "3", "--out", "out")
+    status, out, _ = run(*asked)
+    assert status == 0
+    made = json.loads((tmp_path / "out/attribution.json").read_text())
+    found = load_attributions(tmp_path / "out/attribution_evssm-compact.npz")
+    assert list(found) == ["lam", "integrated_gradients", "gradient_x_input", "occlusion"]
+    for method, one in found.items():
+        assert one.map.shape == (40, 48)
+        assert one.box == (10, 20, 8, 12)
+        assert made["maps"]["evssm-compact"][method]["diffusion_index"] == pytest.approx(one.diffusion_index)
+        assert f"{method}: completeness gap" in out
+    assert "peak memory" in out
+    assert made["peak_memory_bytes"] > 2**20
+    assert (tmp_path / "out/attribution.png").exists()
+    before = (tmp_path / "out/attribution_evssm-compact.npz").read_bytes()
+    assert run(*asked)[0] == 0
+    assert (tmp_path / "out/attribution_evssm-compact.npz").read_bytes() == before
+
+
+def test_attribute_shows_the_network_no_more_than_the_surroundings(run, tmp_path):
+    image = photo(tmp_path / "a.png", (160, 128))
+    status, _, _ = run(
+        *("attribute", "mimo-unet-compact", "--untrained", "--image", image, "--box", "70,66,16,16"),
+        *("--surroundings", "4", "--method", "gradient_x_input", "--out", "out"),
+    )
+    assert status == 0
+    made = json.loads((tmp_path / "out/attribution.json").read_text())
+    assert made["seen"] == {"row": 64, "column": 32, "height": 32, "width": 64}
+    assert load_attributions(tmp_path / "out/attribution_mimo-unet-compact.npz")["gradient_x_input"].box == (
+        6,
+        34,
+        16,
+        16,
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (("--box", "10,20,90,12"), "does not lie"),
+        (("--box", "left"), "centre"),
+        (("--method", "deeplift"), "integrated_gradients"),
+        (("--surroundings", "some"), "whole"),
+        (("--baseline", "grey"), "black, mean, blur"),
+        (("--steps", "0"), "steps"),
+        (("--reduce", "max"), "grad, sum"),
+    ],
+)
+def test_attribute_refuses_in_one_line_and_leaves_no_picture(run, tmp_path, words, part):
+    image = photo(tmp_path / "a.png")
+    status, _, err = run("attribute", "evssm-compact", "--untrained", "--image", image, "--out", "out", *words)
+    assert status == 2
+    assert part in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.glob("out/*.png"))
+
+
+def test_trace_leaves_a_picture_and_a_row_per_stage(run, tmp_path):
+    image, fine = photo(tmp_path / "a.png"), photo(tmp_path / "b.png", seed=1)
+    status, out, _ = run("trace", "evssm-compact", image, "--untrained", "--normal", fine, "--out", "out")
+    assert status == 0
+    assert "peak memory" in out
+    made = json.loads((tmp_path / "out/trace_evssm-compact.json").read_text())
+    rows = (tmp_path / "out/trace_evssm-compact.csv").read_text().splitlines()
+    assert made["factor"] == 2
+    assert made["first_out_of_range"] is None
+    assert rows[0].startswith("stage,stride,peak")
+    assert len(rows) == 1 + len(stages(build("evssm-compact")))
+    assert (tmp_path / "out/trace_evssm-compact.png").exists()
+
+
+def test_trace_refuses_a_function_in_one_line(run, tmp_path):
+    (tmp_path / "plain.py").write_text("def sharpen(x):\n    return 2 * x\n")
+    status, _, err = run("trace", "plain:sharpen", photo(tmp_path / "a.png"))
+    assert status == 2
+    assert "nn.Module" in err
 
 
 def test_a_trial_of_an_ablation_trains_measures_and_draws(run, tmp_path):

@@ -37,10 +37,13 @@ analysis.operations analysis.costs analysis.timing analysis.ablations
 analysis.ablation_table analysis.ablation_panel analysis.ablate analysis.trained_family analysis.findings
 analysis.scan_rows analysis.own_scans analysis.scan_branches analysis.module_rows analysis.row_map
 analysis.activations analysis.kept_rows analysis.activation_plots analysis.activation_figure
+analysis.regions analysis.lam analysis.attribution analysis.attributions analysis.kept_attributions
+analysis.layer_attributions analysis.attribution_figure
+analysis.scan_health analysis.artefacts analysis.artefact_figure
 analysis
-evssm.cli.app evssm.cli.common evssm.cli.ablate evssm.cli.activation evssm.cli.cost evssm.cli.data evssm.cli.deblur
-evssm.cli.erf
-evssm.cli.evaluate evssm.cli.family evssm.cli.networks evssm.cli.train
+evssm.cli.app evssm.cli.common evssm.cli.ablate evssm.cli.activation evssm.cli.attribute evssm.cli.cost
+evssm.cli.data evssm.cli.deblur evssm.cli.erf
+evssm.cli.evaluate evssm.cli.family evssm.cli.networks evssm.cli.trace evssm.cli.train
 evssm.cli evssm.__main__
 """.split()
 FILES = sorted([*ROOT.glob("evssm/**/*.py"), *ROOT.glob("analysis/**/*.py")])

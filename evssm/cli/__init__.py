@@ -6,7 +6,20 @@ import sys
 import typer
 
 # A command exists once its file is imported.
-from evssm.cli import ablate, activation, cost, data, deblur, erf, evaluate, family, networks, train  # noqa: F401
+from evssm.cli import (  # noqa: F401
+    ablate,
+    activation,
+    attribute,
+    cost,
+    data,
+    deblur,
+    erf,
+    evaluate,
+    family,
+    networks,
+    trace,
+    train,
+)
 from evssm.cli.app import app
 
 

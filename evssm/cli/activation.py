@@ -1,15 +1,21 @@
 """`evssm activation`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from evssm.cli.app import app
-from evssm.cli.common import file_for, plain, progress, the_images, the_network, the_queries, told_in_a_line
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from evssm.cli.common import (
+    file_for,
+    peak_memory,
+    plain,
+    progress,
+    the_network,
+    the_queries,
+    told_in_a_line,
+    whole_photograph,
+)
 
 COMPANIONS = {"evssm": ("evssm-four-direction", "evssm-no-geot"), "evssm2": ("evssm2-no-geot",)}
 """What stands beside a network in Fig. 6: four directions in every block, and no turns."""
@@ -62,7 +68,7 @@ def activation(
     for option, given, known in (("scale", scale, SCALES), ("style", style or "log", STYLES)):
         if given not in known:
             raise ValueError(f"--{option} {given} is unknown; choose from {', '.join(known)}")
-    name, photograph = _photograph(image, size)
+    name, photograph = whole_photograph(image, size)
     asked = list(dict.fromkeys(networks))
     files = {one: file_for(one, asked, weights or []) for one in asked}
     beside = _beside(asked, untrained) if compare else []
@@ -104,24 +110,6 @@ def activation(
         typer.echo(path)
     worst = max(error for errors in checks.values() for error in errors.values())
     typer.echo(f"largest reconstruction error {worst:.1e}; peak memory {peak_memory() / 2**30:.2f} GiB")
-
-
-def peak_memory() -> int:
-    """Bytes of memory that this process held at most."""
-    import resource
-    import sys
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _photograph(image: Path | None, size: str | None) -> "tuple[str, Tensor]":
-    """The image by name: the user's whole unless a size is given, or the first bundled photograph."""
-    from evssm.images import read_image
-
-    if image is not None and size is None:
-        return str(image), read_image(image)
-    return next(iter(the_images([] if image is None else [image], size or "256").items()))
 
 
 def _beside(asked: list[str], untrained: bool) -> list[str]:

@@ -104,6 +104,15 @@ def the_images(given: list[Path], size: str) -> dict[str, "Tensor"]:
     return found
 
 
+def whole_photograph(image: Path | None, size: str | None) -> "tuple[str, Tensor]":
+    """The image by name: the user's whole unless a size is given, or the first bundled photograph."""
+    from evssm.images import read_image
+
+    if image is not None and size is None:
+        return str(image), read_image(image)
+    return next(iter(the_images([] if image is None else [image], size or "256").items()))
+
+
 def the_size(text: str) -> tuple[int, int]:
     """Rows and columns."""
     from evssm.images import SMALLEST
@@ -125,6 +134,15 @@ def the_queries(text: str) -> str | list[tuple[int, int]]:
 def plain(name: str) -> str:
     """A network's name as part of a file name."""
     return re.sub(r"[^\w.-]+", "_", name)
+
+
+def peak_memory() -> int:
+    """Bytes of memory that this process held at most."""
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 @contextmanager

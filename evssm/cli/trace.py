@@ -1,0 +1,90 @@
+"""`evssm trace`."""
+
+import csv
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evssm.cli.app import app
+from evssm.cli.common import peak_memory, plain, progress, the_network, told_in_a_line, whole_photograph
+
+
+@app.command(epilog="Example: evssm trace evssm blotches.png --weights net_g_GoPro.pth --local --normal fine.png")
+def trace(
+    network: Annotated[
+        str, typer.Argument(help="A name from `evssm list`, or your own network as package.module:callable.")
+    ],
+    image: Annotated[Path, typer.Argument(help="The image on which the network fails.")],
+    weights: Annotated[str | None, typer.Option(help="File of weights: an official checkpoint or our own.")] = None,
+    size: Annotated[str | None, typer.Option(help="Cut N or HxW pixels from the image's middle.")] = None,
+    normal: Annotated[
+        Path | None, typer.Option(help="An image on which the network works: its largest sizes are the normal range.")
+    ] = None,
+    factor: Annotated[
+        float | None,
+        typer.Option(
+            help="How many times its usual size a stage may reach; by default 10 times the median of the image itself, "
+            "or with --normal twice the largest there."
+        ),
+    ] = None,
+    states: Annotated[bool, typer.Option(help="Norms of the scans' states, which take as many scans.")] = True,
+    local: Annotated[bool, typer.Option("--local", help="Released test-time windows (EVSSM, NAFNet).")] = False,
+    untrained: Annotated[
+        bool,
+        typer.Option("--untrained", help="Random weights, also where trained ones are bundled; the picture says so."),
+    ] = False,
+    seed: Annotated[int, typer.Option(help="For random weights.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("trace"),
+) -> None:
+    """Finds where in a network an artefact begins: a picture, every stage's numbers as .csv, and a .json."""
+    from torch import nn
+
+    from analysis.artefact_figure import artefact_panels
+    from analysis.artefacts import FACTOR, table
+    from analysis.artefacts import trace as run
+    from analysis.panels import save_figure
+    from evssm.provenance import written_whole
+    from evssm.sidecar import command_line, write_sidecar
+
+    _, photograph = whole_photograph(image, size)
+    sound = None if normal is None else whole_photograph(normal, size)[1]
+    net = the_network(network, weights, local, untrained, seed)
+    if not isinstance(net, nn.Module):
+        raise ValueError(f"{network} is a function; only the modules of an nn.Module can be traced")
+    times = factor if factor is not None else FACTOR if sound is None else 2.0
+    if not times > 0:
+        raise ValueError(f"--factor {times:g} is no factor; try 10")
+    with progress() as track, told_in_a_line(network, own=":" in network):
+        found = run(net, photograph, states=states, progress=track("tracing"))
+        usual = None if sound is None else run(net, sound, states=False, progress=track("normal"))
+    out.mkdir(parents=True, exist_ok=True)
+    stem = f"trace_{plain(network)}"
+    figure = artefact_panels(found, photograph, factor=times, normal=usual)
+    picture = save_figure(figure, out / stem, command=command_line())
+    rows = table(found)
+    with written_whole(out / f"{stem}.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    first = found.first(times, usual)
+    facts = {
+        "command": command_line(),
+        "image": str(image),
+        "normal": None if normal is None else str(normal),
+        "factor": times,
+        "seed": seed,
+        "first_out_of_range": first.name if first else None,
+        "output": {"not_finite": found.health.not_finite, "overshoot": found.health.overshoot},
+        "peak_memory_bytes": peak_memory(),
+        "made": found.provenance,
+    }
+    sidecar = write_sidecar(out / f"{stem}.json", facts)
+    for path in (*picture, out / f"{stem}.csv", sidecar):
+        typer.echo(path)
+    typer.echo(f"output: {found.health.describe() or 'all values finite and near [0, 1]'}")
+    if first is None:
+        typer.echo(f"no stage is out of range (more than {times:g} times)")
+    else:
+        typer.echo(f"first out of range: {first.name}, {first.excess:.3g} times its median, around {first.where}")
+    typer.echo(f"peak memory {peak_memory() / 2**30:.2f} GiB")
