@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from analysis.activations import ScanCache, activation_maps, scan_column, scan_row
     from analysis.costs import Cost, cost
     from analysis.erf import effective_receptive_field
+    from analysis.faithfulness import Faithfulness, faithfulness
     from analysis.field import ERF
     from analysis.panels import erf_panels, save_figure
     from analysis.plots import draw_colorbar, draw_erf, draw_radial_profile, draw_signed_erf
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ERF",
     "Cost",
+    "Faithfulness",
     "Runtime",
     "ScanCache",
     "ScanRow",
@@ -36,6 +38,7 @@ __all__ = [
     "draw_signed_erf",
     "effective_receptive_field",
     "erf_panels",
+    "faithfulness",
     "runtime",
     "save_figure",
     "scan_column",
@@ -49,6 +52,7 @@ _HOMES = {
     "analysis.activations": ("ScanCache", "activation_maps", "scan_column", "scan_row"),
     "analysis.costs": ("Cost", "cost"),
     "analysis.erf": ("effective_receptive_field",),
+    "analysis.faithfulness": ("Faithfulness", "faithfulness"),
     "analysis.field": ("ERF",),
     "analysis.panels": ("erf_panels", "save_figure"),
     "analysis.plots": ("draw_colorbar", "draw_erf", "draw_radial_profile", "draw_signed_erf"),

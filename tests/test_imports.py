@@ -32,6 +32,7 @@ evssm.training.journal evssm.training.loop evssm.training.family evssm.training.
 analysis.inputs analysis.queries analysis.borrow analysis.sensitivity
 analysis.field_statistics analysis.field analysis.verdicts analysis.field_table analysis.erf
 analysis.kept
+analysis.orders analysis.deletion analysis.faithfulness
 analysis.summary analysis.plots analysis.panels
 analysis.operations analysis.costs analysis.timing analysis.ablations
 analysis.ablation_table analysis.ablation_panel analysis.ablate analysis.trained_family analysis.findings
