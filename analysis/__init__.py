@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from analysis.panels import erf_panels, save_figure
     from analysis.plots import draw_colorbar, draw_erf, draw_radial_profile, draw_signed_erf
     from analysis.row_map import ScanRow
+    from analysis.randomisation import Randomisation, weight_randomisation
     from analysis.summary import summarise
     from analysis.timing import Runtime, runtime
 
@@ -24,6 +25,7 @@ __all__ = [
     "ERF",
     "Cost",
     "Faithfulness",
+    "Randomisation",
     "Runtime",
     "ScanCache",
     "ScanRow",
@@ -44,6 +46,7 @@ __all__ = [
     "scan_column",
     "scan_row",
     "summarise",
+    "weight_randomisation",
 ]
 
 _HOMES = {
@@ -57,6 +60,7 @@ _HOMES = {
     "analysis.panels": ("erf_panels", "save_figure"),
     "analysis.plots": ("draw_colorbar", "draw_erf", "draw_radial_profile", "draw_signed_erf"),
     "analysis.row_map": ("ScanRow",),
+    "analysis.randomisation": ("Randomisation", "weight_randomisation"),
     "analysis.timing": ("Runtime", "runtime"),
     "analysis.summary": ("summarise",),
 }
