@@ -33,7 +33,7 @@ analysis.inputs analysis.queries analysis.borrow analysis.sensitivity
 analysis.field_statistics analysis.field analysis.verdicts analysis.field_table analysis.erf
 analysis.kept
 analysis.orders analysis.deletion analysis.faithfulness
-analysis.similarity analysis.cascade analysis.randomisation
+analysis.similarity analysis.cascade analysis.randomisation analysis.convergence
 analysis.summary analysis.plots analysis.panels
 analysis.operations analysis.costs analysis.timing analysis.ablations
 analysis.ablation_table analysis.ablation_panel analysis.ablate analysis.trained_family analysis.findings
