@@ -157,7 +157,7 @@ def _gathered(branch: Branch | BareScans, cell: Cell, level: str) -> Part:
     """A row of the sum of all directions, over the scan's input; checked at level A3, whatever is shown."""
     parts, (h, w) = [], branch.size
     for turn, scan in branch.scans:
-        t = _step(turn, cell, h, w)
+        t = step_of(turn, cell, h, w)
         alpha = scan_rows.row(scan, t)
         if level == "A3":
             shown = alpha
@@ -175,7 +175,7 @@ def _sent(branch: Branch | BareScans, cell: Cell, level: str) -> Part:
     """A column of the sum of all directions, over the scan's output; checked at level A3, whatever is shown."""
     parts, (h, w) = [], branch.size
     for turn, scan in branch.scans:
-        s = _step(turn, cell, h, w)
+        s = step_of(turn, cell, h, w)
         alpha = scan_rows.column(scan, s)
         shown = alpha if level == "A3" else scan_rows.column(scan, s, level)
         alone, skipless = torch.zeros_like(scan.u), scan._replace(D=torch.zeros_like(scan.D))
@@ -200,7 +200,7 @@ def _branch_row(site: Site, cell: Cell, level: str, residual: bool) -> Line:
     """Levels A6 and A7: a row over the block's map, in the direction of the branch's own output at the query."""
     residual = residual and site.norm is not None
     around = site.around(cell)
-    answer = _answer(site, site.x, around, cell, residual)
+    answer = branch_answer(site, site.x, around, cell, residual)
     strength = answer.norm()
     if not strength > 0:
         raise ValueError(
@@ -251,7 +251,7 @@ def _jacobian(site: Site, window: Window, cell: Cell, direction: Tensor) -> tupl
     return line[0], branch.reach([_seen(turn, cell, *x.shape[-2:]) for turn in branch.directions], "A7")
 
 
-def _answer(site: Site, x: Tensor, around: list[Window], cell: Cell, residual: bool) -> Float[Tensor, " c"]:
+def branch_answer(site: Site, x: Tensor, around: list[Window], cell: Cell, residual: bool) -> Float[Tensor, " c"]:
     """The output of the block's branch at `cell`."""
     parts = [site.mixer(site.entering(x[(..., *window)]))[(0, ..., *_within(cell, window))] for window in around]
     mean = torch.stack(parts).mean(dim=0)
@@ -266,7 +266,7 @@ def _both_ways(site: Site, around: list[Window], cell: Cell, residual: bool, dir
     generator = torch.Generator(device="cpu").manual_seed(0)
     way = torch.randn(exact.x.shape, generator=generator, dtype=torch.float64).to(exact.x)
     step = 1e-5 * exact.x.square().mean().sqrt()
-    ahead, behind = (_answer(exact, exact.x + sign * step * way, around, cell, residual) for sign in (1, -1))
+    ahead, behind = (branch_answer(exact, exact.x + sign * step * way, around, cell, residual) for sign in (1, -1))
     slope = direction.double() @ (ahead - behind) / (2 * step)
     return (line.double() * way[0]).sum(), slope
 
@@ -308,11 +308,11 @@ def _as_map(line: Float[Tensor, "k l"], turn: D4, h: int, w: int) -> Float[Tenso
 def _seen(turn: D4, cell: Cell, h: int, w: int, *, after: bool = False) -> Mask:
     """The pixels from which one direction's scan gathers at `cell`, or with `after`, those that it then reaches."""
     steps = torch.arange(h * w, device="cpu").reshape(turn.size(h, w))
-    at = _step(turn, cell, h, w)
+    at = step_of(turn, cell, h, w)
     return turn.inverse(steps >= at if after else steps <= at)
 
 
-def _step(turn: D4, cell: Cell, h: int, w: int) -> int:
+def step_of(turn: D4, cell: Cell, h: int, w: int) -> int:
     """The step at which one direction's scan comes to a pixel."""
     r, c = turn.points(cell, h, w)
     return r * turn.size(h, w)[1] + c

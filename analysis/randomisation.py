@@ -1,6 +1,6 @@
 """Whether a map depends on what a network has learnt: how like it is to the map with all weights redrawn."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,10 @@ IGNORES = 0.9
 
 Maps = Callable[[nn.Module], Float[np.ndarray, "h w"] | Float[np.ndarray, "n h w"]]
 """Makes the map, or one for each of several images, of a network."""
+
+
+Place = tuple[tuple[int, int], np.ndarray | None]
+"""A map's query and its support."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -95,42 +99,78 @@ def weight_randomisation(
 
     Raises `ValueError` for a function, which has no weights to redraw, and for maps that differ from run to run.
     """
+    given = None if support is None else np.asarray(support, dtype=bool)
+    found = weight_randomisations(
+        net,
+        image,
+        lambda network: {"": maps(network)},
+        {"": (query, given)},
+        depth=depth,
+        draws=draws,
+        seed=seed,
+        progress=progress,
+    )
+    return found[""]
+
+
+def weight_randomisations(
+    net: nn.Module,
+    image: Tensor,
+    maps: Callable[[nn.Module], Mapping[str, np.ndarray]],
+    places: Mapping[str, Place],
+    *,
+    depth: int = 4,
+    draws: int = 3,
+    seed: int = 0,
+    progress: Callable[[int, int], object] | None = None,
+) -> dict[str, Randomisation]:
+    """`weight_randomisation` of several maps that are made together, by name, each with its query and support."""
     if not isinstance(net, nn.Module) or next(net.parameters(), None) is None:
         raise ValueError("only an nn.Module with parameters has weights to redraw; pass the module itself")
     if draws < 2:
         raise ValueError(f"an interval needs two draws or more, got {draws}")
     total, done = 1 + depth + draws, 0
 
-    def made(network: nn.Module) -> np.ndarray:
+    def made(network: nn.Module) -> dict[str, np.ndarray]:
         nonlocal done
-        found = np.asarray(maps(network), dtype=np.float64)
+        found = {name: np.asarray(array, dtype=np.float64) for name, array in maps(network).items()}
         done += 1
         if progress is not None:
             progress(done, total)
-        return found[None] if found.ndim == 2 else found
-
-    def alike(others: np.ndarray) -> dict[str, np.ndarray]:
-        pairs = list(zip(own, others, strict=True))
-        measured = {name: [measure(a, b, within, query) for a, b in pairs] for name, measure in MEASURES.items()}
-        return {name: np.array(values) for name, values in measured.items() if not np.isnan(values).any()}
+        return {name: array[None] if array.ndim == 2 else array for name, array in found.items()}
 
     def run(network: nn.Module) -> Any:
         return network(image.reshape(1, *image.shape[-3:]).detach().clone())
 
-    own = made(net)
-    within = np.abs(own).max(axis=0) > 0 if support is None else np.asarray(support, dtype=bool)
-    if not all(np.allclose(decades(a), decades(b), atol=0.01) for a, b in zip(own, made(net), strict=True)):
-        raise ValueError("two maps of the same network differ, so a difference would say nothing; make them repeatable")
+    own, again = made(net), made(net)
+    for name, arrays in own.items():
+        if not all(np.allclose(decades(a), decades(b), atol=0.01) for a, b in zip(arrays, again[name], strict=True)):
+            raise ValueError(
+                "two maps of the same network differ, so a difference would say nothing; make them repeatable"
+            )
     shares, steps, final = [], [], []
     for draw in range(draws):
         for share, copy in cascade(net, run, depth if draw == 0 else 1, seed + draw):
-            found = alike(made(copy))
+            found = {name: _alike(own[name], array, *places[name]) for name, array in made(copy).items()}
             if draw == 0:
                 shares.append(share)
                 steps.append(found)
         final.append(found)
-    return Randomisation(
-        np.array(shares),
-        {name: np.array([step[name].mean() for step in steps]) for name in steps[0]},
-        {name: np.concatenate([each[name] for each in final]) for name in final[0]},
-    )
+    return {
+        name: Randomisation(
+            np.array(shares),
+            {measure: np.array([step[name][measure].mean() for step in steps]) for measure in steps[0][name]},
+            {measure: np.concatenate([each[name][measure] for each in final]) for measure in final[0][name]},
+        )
+        for name in own
+    }
+
+
+def _alike(
+    own: Float[np.ndarray, "n h w"], others: Float[np.ndarray, "n h w"], query: tuple[int, int], support: Any
+) -> dict[str, Float[np.ndarray, " n"]]:
+    """Each measure of likeness, map by map, where it can be taken."""
+    within = np.abs(own).max(axis=0) > 0 if support is None else support
+    pairs = list(zip(own, others, strict=True))
+    measured = {name: np.array([measure(a, b, within, query) for a, b in pairs]) for name, measure in MEASURES.items()}
+    return {name: values for name, values in measured.items() if not np.isnan(values).any()}

@@ -101,6 +101,11 @@ def response(net: Network, x: Image, select: Select | None, residual: str) -> tu
     return (y - x, EXCLUDE) if y.shape == x.shape else (y, UNLIKE)
 
 
+def selector_name(select: Select | None) -> int | str | None:
+    """What a result says of the selector: an index or key itself, a function by its name."""
+    return getattr(select, "__qualname__", type(select).__name__) if callable(select) else select
+
+
 def chosen_output(output: Any, select: Select | None) -> Tensor:
     """The tensor that `select`, a function or an index, picks from what a network returned."""
     if callable(select):

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 
 ORDER = """
 evssm.shapes evssm.geometry
-evssm.scan_definition evssm.scan_torch evssm.compiled evssm.scan_numba evssm.scan evssm.ssd
+evssm.scan_definition evssm.scan_torch evssm.compiled evssm.scan_numba evssm.scan evssm.mamba_ssm evssm.ssd
 evssm.fused_numba evssm.enlarge_numba evssm.fused evssm.enlarge evssm.layers evssm.scan_selected
 evssm.spectral evssm.windows
 evssm.mixer evssm.mamba2
@@ -39,6 +39,10 @@ analysis.operations analysis.costs analysis.timing analysis.ablations
 analysis.ablation_table analysis.ablation_panel analysis.ablate analysis.trained_family analysis.findings
 analysis.scan_rows analysis.own_scans analysis.scan_branches analysis.module_rows analysis.row_map
 analysis.activations analysis.kept_rows analysis.activation_plots analysis.activation_figure
+analysis.ablation_table analysis.ablation_panel analysis.ablate
+analysis.activations analysis.row_faithfulness analysis.map_verdict
+analysis.check_plots analysis.check_panels
+analysis.kept_rows analysis.activation_plots analysis.activation_panels
 analysis
 evssm.cli.app evssm.cli.common evssm.cli.ablate evssm.cli.activation evssm.cli.cost evssm.cli.data evssm.cli.deblur
 evssm.cli.erf

@@ -122,6 +122,11 @@ def the_queries(text: str) -> str | list[tuple[int, int]]:
     return [(int(place[1]), int(place[2]))] if place else text
 
 
+def the_selector(text: str | None) -> int | str | None:
+    """An index or a key."""
+    return int(text) if text is not None and re.fullmatch(r"-?\d+", text) else text
+
+
 def plain(name: str) -> str:
     """A network's name as part of a file name."""
     return re.sub(r"[^\w.-]+", "_", name)
