@@ -200,7 +200,7 @@ def _branch_row(site: Site, cell: Cell, level: str, residual: bool) -> Line:
     """Levels A6 and A7: a row over the block's map, in the direction of the branch's own output at the query."""
     residual = residual and site.norm is not None
     around = site.around(cell)
-    answer = branch_answer(site, site.x, around, cell, residual)
+    answer = _answer(site, site.x, around, cell, residual)
     strength = answer.norm()
     if not strength > 0:
         raise ValueError(
@@ -251,7 +251,7 @@ def _jacobian(site: Site, window: Window, cell: Cell, direction: Tensor) -> tupl
     return line[0], branch.reach([_seen(turn, cell, *x.shape[-2:]) for turn in branch.directions], "A7")
 
 
-def branch_answer(site: Site, x: Tensor, around: list[Window], cell: Cell, residual: bool) -> Float[Tensor, " c"]:
+def _answer(site: Site, x: Tensor, around: list[Window], cell: Cell, residual: bool) -> Float[Tensor, " c"]:
     """The output of the block's branch at `cell`."""
     parts = [site.mixer(site.entering(x[(..., *window)]))[(0, ..., *_within(cell, window))] for window in around]
     mean = torch.stack(parts).mean(dim=0)
@@ -266,7 +266,7 @@ def _both_ways(site: Site, around: list[Window], cell: Cell, residual: bool, dir
     generator = torch.Generator(device="cpu").manual_seed(0)
     way = torch.randn(exact.x.shape, generator=generator, dtype=torch.float64).to(exact.x)
     step = 1e-5 * exact.x.square().mean().sqrt()
-    ahead, behind = (branch_answer(exact, exact.x + sign * step * way, around, cell, residual) for sign in (1, -1))
+    ahead, behind = (_answer(exact, exact.x + sign * step * way, around, cell, residual) for sign in (1, -1))
     slope = direction.double() @ (ahead - behind) / (2 * step)
     return (line.double() * way[0]).sum(), slope
 

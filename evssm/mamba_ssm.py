@@ -18,7 +18,7 @@ from evssm.scan import selective_scan
 def selective_scan_fn(
     u: Float[Tensor, "b d l"],
     delta: Float[Tensor, "b d l"],
-    A: Float[Tensor, "d n"],
+    A: Tensor,
     B: Tensor,
     C: Tensor,
     D: Float[Tensor, " d"] | None = None,
@@ -29,8 +29,8 @@ def selective_scan_fn(
 ) -> Any:
     """y, times silu(z) where there is a gate; with `return_last_state` also h after the last step, `b d n`.
 
-    B and C are `b n l`, `b g n l`, or `d n` where they do not depend on the input. See `evssm.selective_scan`, which
-    this calls. Raises `ValueError` for complex numbers, which no image network of Mamba's kind uses.
+    A is `d n`; B and C are `b n l`, `b g n l`, or `d n` where they do not depend on the input. See
+    `evssm.selective_scan`, which this calls. Raises `ValueError` for complex numbers, which no image network of Mamba's kind uses.
     """
     if any(x.is_complex() for x in (A, B, C)):
         raise ValueError("this scan is for real A, B and C; complex ones (S4's) are not supported")
