@@ -1,5 +1,7 @@
 """Drawing what checks of a map found: curves into axes, nothing computed, nothing saved."""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.axes import Axes
@@ -58,7 +60,7 @@ def draw_convergence(
     return _finished(ax, "lower right")
 
 
-def _finished(ax: Axes, corner: str) -> Axes:
+def _finished(ax: Axes, corner: Any) -> Axes:
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(loc=corner, fontsize=5, frameon=False)
     return ax

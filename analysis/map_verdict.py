@@ -1,7 +1,9 @@
 """The verdict on a drawn map: does its order matter, does it depend on the weights, were there enough images."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -136,7 +138,7 @@ def check_rows(
     h, w = first.size
     around = query_positions("grid", h, w, n_queries=QUERIES, seed=seed)
     queries = list(dict.fromkeys([first.query, *around]))
-    options = {"level": first.level, "reduction": first.reduction, "kind": first.kind}
+    options: dict[str, Any] = {"level": first.level, "reduction": first.reduction, "kind": first.kind}
     cache = ScanCache(net, image, stages, **held)
 
     def maps(network: nn.Module) -> dict[str, np.ndarray]:
@@ -153,7 +155,7 @@ def check_rows(
     advance, verdicts = track("order"), {}
     for done, (name, row) in enumerate(rows.items(), start=1):
         if row.kind == "row":
-            order = _tried("order", lambda name=name: row_faithfulness(cache, name, queries, seed=seed, **options))
+            order = _tried("order", partial(row_faithfulness, cache, name, queries, seed=seed, **options))
         else:
             order = "order not judged: a column says where a value goes, not what matters to the query"
         weights = redrawn if isinstance(redrawn, str) else redrawn[name]
@@ -177,11 +179,10 @@ def _tried(what: str, check: Callable[[], Any]) -> Any:
 
 
 def tally(verdicts: Mapping[str, MapVerdict]) -> str:
-    """How many of several maps each word was said of."""
-    counts: dict[str, int] = {}
-    for verdict in verdicts.values():
-        for part in (verdict.order, verdict.weights):
-            kind = "order " if not isinstance(part, Randomisation) else ""
-            word = "not judged" if isinstance(part, str) else part.word
-            counts[kind + word] = counts.get(kind + word, 0) + 1
-    return "; ".join(f"{word}: {count} of {len(verdicts)}" for word, count in counts.items())
+    """Of how many of several maps each word was said: first of their order of importance, then of their weights."""
+    said = []
+    for what, part in (("order of importance ", "order"), ("", "weights")):
+        found = [getattr(verdict, part) for verdict in verdicts.values()]
+        words = Counter("not judged" if isinstance(each, str) else each.word for each in found)
+        said.append(what + ", ".join(f"{word}: {count} of {len(found)}" for word, count in words.items()))
+    return "; ".join(said)

@@ -39,8 +39,8 @@ def erf_panels(
     h, w = first.map.shape
     edge = (width - 0.9) / max(columns, 3)
     size = (0.9 + edge * columns, (edge * h / w + 0.35) * rows + 0.3)
-    text = [caption(fields), *(f"{name}: {note}" for name, note in (notes or {}).items())]
-    text = "\n".join(fill(line, int(size[0] * 24)) for line in text)
+    said = [caption(fields), *(f"{name}: {note}" for name, note in (notes or {}).items())]
+    text = "\n".join(fill(line, int(size[0] * 24)) for line in said)
     if notes:
         size = (size[0], size[1] + 0.1 * (text.count("\n") + 1))
     with plt.style.context(PAPER_STYLE):

@@ -31,7 +31,7 @@ def rank_correlation_beyond_distance(a: Field, b: Field, within: Mask, query: tu
 
     Two maps that hold nothing but distance are equal by this measure, 1; one such map and another, 0.
     """
-    y, x = np.indices(a.shape)
+    y, x = np.ogrid[: a.shape[0], : a.shape[1]]
     rings = ((y - query[0]) ** 2 + (x - query[1]) ** 2)[within]
     _, ring = np.unique(rings, return_inverse=True)
     left = []

@@ -30,7 +30,7 @@ def selective_scan_fn(
     """y, times silu(z) where there is a gate; with `return_last_state` also h after the last step, `b d n`.
 
     A is `d n`; B and C are `b n l`, `b g n l`, or `d n` where they do not depend on the input. See
-    `evssm.selective_scan`, which this calls. Raises `ValueError` for complex numbers, which no image network of Mamba's kind uses.
+    `evssm.selective_scan`, which this calls. Raises `ValueError` for complex numbers (S4's).
     """
     if any(x.is_complex() for x in (A, B, C)):
         raise ValueError("this scan is for real A, B and C; complex ones (S4's) are not supported")

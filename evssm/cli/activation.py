@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evssm.cli.app import app
-from evssm.cli.common import file_for, plain, progress, the_images, the_network, the_queries, told_in_a_line
+from evssm.cli.common import file_for, plain, progress, tasks_of, the_images, the_network, the_queries, told_in_a_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,9 +90,7 @@ def activation(
         verdicts = {}
         for one, net in made.items() if check else ():
             with told_in_a_line(one, own=":" in one):
-                verdicts[one] = check_rows(
-                    net, photograph, found[one], seed=seed, track=lambda task, one=one: track(f"{one}, {task}")
-                )
+                verdicts[one] = check_rows(net, photograph, found[one], seed=seed, track=tasks_of(track, one))
     notes = {one: tally(of_one) for one, of_one in verdicts.items()}
     figure = activation_panels(found, photograph, scale=scale, style=style, notes=notes)
     picture = save_figure(figure, out / "activation", command=command_line())

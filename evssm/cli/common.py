@@ -132,6 +132,11 @@ def plain(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name)
 
 
+def tasks_of(track: Callable[[str], Callable[..., None]], name: str) -> Callable[[str], Callable[..., None]]:
+    """`track` for the tasks of one network, each of which is named after both."""
+    return lambda task: track(f"{name}, {task}")
+
+
 @contextmanager
 def progress() -> Iterator[Callable[[str], Callable[..., None]]]:
     """Makes a bar per task on standard error, where that is a terminal; numbers given by name stand beside it."""

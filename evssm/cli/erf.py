@@ -10,6 +10,7 @@ from evssm.cli.common import (
     file_for,
     plain,
     progress,
+    tasks_of,
     the_images,
     the_network,
     the_queries,
@@ -91,13 +92,13 @@ def erf(
                     fields[name],
                     select=the_selector(select),
                     seed=seed,
-                    track=lambda task, name=name: track(f"{name}, {task}"),
+                    track=tasks_of(track, name),
                 )
     notes = {name: verdict.words for name, verdict in verdicts.items()}
     picture = save_figure(erf_panels(fields, style=style, notes=notes), out / "erf", command=command_line())
     if check:
-        untrained = {name: field.untrained for name, field in fields.items()}
-        picture += save_figure(check_panels(verdicts, untrained), out / "erf_check", command=command_line())
+        bare = {name: field.untrained for name, field in fields.items()}
+        picture += save_figure(check_panels(verdicts, bare), out / "erf_check", command=command_line())
     facts = {"command": command_line(), "images": list(photographs), "seed": seed}
     summary = {name: {**summarise(field), "made": field.provenance} for name, field in fields.items()}
     for name, verdict in verdicts.items():
