@@ -21,7 +21,7 @@ def check_panels(verdicts: Mapping[str, MapVerdict], untrained: Mapping[str, boo
     A check that could not be made says why in its place; below stands each verdict in words. `untrained` says whose
     weights are, in the picture too. Drawn under `PAPER_STYLE`; saving is the caller's.
     """
-    text = "\n".join(fill(f"{name}: {verdict}", int(width * 25)) for name, verdict in verdicts.items())
+    text = "\n".join(fill(f"{name}: {verdict}", int(width * 23)) for name, verdict in verdicts.items())
     height = 1.75 * len(verdicts) + 0.11 * (text.count("\n") + 1) + 0.1
     with plt.style.context(PAPER_STYLE):
         figure, grid = plt.subplots(len(verdicts), 3, figsize=(width, height), squeeze=False, layout="constrained")

@@ -54,7 +54,7 @@ class Convergence:
         last = f"{self.statistic} {self.value:.3g} {self.unit}".rstrip() + f" [{self.low[-1]:.3g}, {self.high[-1]:.3g}]"
         if self.settled:
             return f"settled with {self.settled} of {self.counts[-1]} images: {last}"
-        return f"not settled with {self.counts[-1]} images: {last}, {self.tolerance:.0%} need about {self.needed}"
+        return f"not settled with {self.counts[-1]} images: {last}, about {self.needed} would do"
 
     def as_dict(self) -> dict[str, Any]:
         """Everything in JSON values."""
