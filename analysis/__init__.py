@@ -12,17 +12,19 @@ if TYPE_CHECKING:
     from analysis.activations import ScanCache, activation_maps, scan_column, scan_row
     from analysis.costs import Cost, cost
     from analysis.erf import effective_receptive_field
-    from analysis.faithfulness import Faithfulness, faithfulness
     from analysis.field import ERF
+    from analysis.image_count import Convergence, convergence
+    from analysis.order_check import Faithfulness, faithfulness
     from analysis.panels import erf_panels, save_figure
     from analysis.plots import draw_colorbar, draw_erf, draw_radial_profile, draw_signed_erf
-    from analysis.row_map import ScanRow
     from analysis.randomisation import Randomisation, weight_randomisation
+    from analysis.row_map import ScanRow
     from analysis.summary import summarise
     from analysis.timing import Runtime, runtime
 
 __all__ = [
     "ERF",
+    "Convergence",
     "Cost",
     "Faithfulness",
     "Randomisation",
@@ -31,6 +33,7 @@ __all__ = [
     "ScanRow",
     "activation_maps",
     "activation_panels",
+    "convergence",
     "cost",
     "draw_activation",
     "draw_colorbar",
@@ -55,7 +58,8 @@ _HOMES = {
     "analysis.activations": ("ScanCache", "activation_maps", "scan_column", "scan_row"),
     "analysis.costs": ("Cost", "cost"),
     "analysis.erf": ("effective_receptive_field",),
-    "analysis.faithfulness": ("Faithfulness", "faithfulness"),
+    "analysis.image_count": ("Convergence", "convergence"),
+    "analysis.order_check": ("Faithfulness", "faithfulness"),
     "analysis.field": ("ERF",),
     "analysis.panels": ("erf_panels", "save_figure"),
     "analysis.plots": ("draw_colorbar", "draw_erf", "draw_radial_profile", "draw_signed_erf"),

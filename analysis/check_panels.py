@@ -7,9 +7,9 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from analysis.check_plots import draw_convergence, draw_likeness, draw_orders
-from analysis.convergence import Convergence
-from analysis.faithfulness import Faithfulness
+from analysis.image_count import Convergence
 from analysis.map_verdict import MapVerdict
+from analysis.order_check import Faithfulness
 from analysis.panels import PAPER_STYLE
 from analysis.plots import draw_untrained_badge
 from analysis.randomisation import Randomisation

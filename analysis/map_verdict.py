@@ -10,14 +10,14 @@ import numpy as np
 from torch import Tensor, nn
 
 from analysis.activations import ScanCache
-from analysis.convergence import Convergence, convergence
 from analysis.erf import effective_receptive_field
-from analysis.faithfulness import Faithfulness, faithfulness
 from analysis.field import ERF
+from analysis.image_count import Convergence, convergence
+from analysis.order_check import Faithfulness, faithfulness
 from analysis.queries import Position, centred_on, query_positions
 from analysis.randomisation import Randomisation, weight_randomisation, weight_randomisations
 from analysis.row_faithfulness import row_faithfulness
-from analysis.scan_row import ScanRow
+from analysis.row_map import ScanRow
 from analysis.sensitivity import EXCLUDE, INCLUDE, Network, Select
 
 Tracks = Callable[[str], Callable[[int, int], object]]

@@ -1,4 +1,4 @@
-"""Whether the row of a scan knows which pixels matter to its module: `analysis.faithfulness` inside a network."""
+"""Whether the row of a scan knows which pixels matter to its module: `analysis.order_check` inside a network."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from analysis.activations import ScanCache
 from analysis.borrow import borrowed
 from analysis.deletion import Answer, compared, counts_of, replacement
-from analysis.faithfulness import Faithfulness, counter
 from analysis.module_rows import Cell, Site, Window, step_of
+from analysis.order_check import Faithfulness, counter
 from analysis.scan_branches import SS2DBranch
 from analysis.scan_rows import SCAN_LEVELS, Scan, scan_output
 from evssm.geometry import D4

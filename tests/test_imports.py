@@ -32,17 +32,15 @@ evssm.training.journal evssm.training.loop evssm.training.family evssm.training.
 analysis.inputs analysis.queries analysis.borrow analysis.sensitivity
 analysis.field_statistics analysis.field analysis.verdicts analysis.field_table analysis.erf
 analysis.kept
-analysis.orders analysis.deletion analysis.faithfulness
-analysis.similarity analysis.cascade analysis.randomisation analysis.convergence
+analysis.orders analysis.deletion analysis.order_check
+analysis.similarity analysis.cascade analysis.randomisation analysis.image_count
 analysis.summary analysis.plots analysis.panels
 analysis.operations analysis.costs analysis.timing analysis.ablations
 analysis.ablation_table analysis.ablation_panel analysis.ablate analysis.trained_family analysis.findings
 analysis.scan_rows analysis.own_scans analysis.scan_branches analysis.module_rows analysis.row_map
-analysis.activations analysis.kept_rows analysis.activation_plots analysis.activation_figure
-analysis.ablation_table analysis.ablation_panel analysis.ablate
 analysis.activations analysis.row_faithfulness analysis.map_verdict
 analysis.check_plots analysis.check_panels
-analysis.kept_rows analysis.activation_plots analysis.activation_panels
+analysis.kept_rows analysis.activation_plots analysis.activation_figure
 analysis
 evssm.cli.app evssm.cli.common evssm.cli.ablate evssm.cli.activation evssm.cli.cost evssm.cli.data evssm.cli.deblur
 evssm.cli.erf

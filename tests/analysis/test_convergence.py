@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from analysis.convergence import convergence
 from analysis.field import ERF
+from analysis.image_count import convergence
 
 EDGE = 21
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from analysis.deletion import BASELINES, area, compared, counts_of, curve, replacement
-from analysis.faithfulness import Faithfulness, faithfulness
+from analysis.order_check import Faithfulness, faithfulness
 from analysis.orders import at_random, box_of, by_map, nearest_first
 
 H, W = 12, 15

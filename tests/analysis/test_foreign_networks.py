@@ -12,8 +12,8 @@ from torch import nn
 
 from analysis.activations import ScanCache, activation_maps
 from analysis.erf import effective_receptive_field
-from analysis.faithfulness import faithfulness
 from analysis.map_verdict import check_field, check_rows
+from analysis.order_check import faithfulness
 from analysis.own_scans import Layout, recorded_scans, scans_of
 from analysis.randomisation import Randomisation
 from analysis.row_faithfulness import row_faithfulness
