@@ -14,6 +14,7 @@ from analysis.module_rows import Line, Site, module_column, module_row
 from analysis.own_scans import Adapter, Layouts, laid_out, rows_as_they_lie, scans_of
 from analysis.queries import query_positions
 from analysis.row_map import NORMALISATIONS, REDUCTIONS, ScanRow, normalised, reduced
+from analysis.scan_rows import Scan
 from evssm.hooks import matching
 from evssm.mamba2 import Mamba2
 from evssm.mixer import SS2D

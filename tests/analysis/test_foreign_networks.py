@@ -183,7 +183,7 @@ def test_a_function_is_judged_except_for_weights_that_it_does_not_show():
     images = [image() for _ in range(3)]
 
     def function(x):
-        return net(x)
+        return net(x) + 9 * F.avg_pool2d(x, 3, 1, 1)  # R90 is sure to lie beyond the query
 
     verdict = check_field(function, images, effective_receptive_field(function, images))
     assert verdict.weights == "weights not judged: a plain function has no weights to redraw"
