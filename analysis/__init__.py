@@ -18,9 +18,12 @@ if TYPE_CHECKING:
     from analysis.costs import Cost, cost
     from analysis.erf import effective_receptive_field
     from analysis.field import ERF
+    from analysis.image_count import Convergence, convergence
     from analysis.layer_attributions import layer_attribution
+    from analysis.order_check import Faithfulness, faithfulness
     from analysis.panels import erf_panels, save_figure
     from analysis.plots import draw_colorbar, draw_erf, draw_radial_profile, draw_signed_erf
+    from analysis.randomisation import Randomisation, weight_randomisation
     from analysis.regions import RegionScalar
     from analysis.row_map import ScanRow
     from analysis.summary import summarise
@@ -29,7 +32,10 @@ if TYPE_CHECKING:
 __all__ = [
     "ERF",
     "Attribution",
+    "Convergence",
     "Cost",
+    "Faithfulness",
+    "Randomisation",
     "RegionScalar",
     "Runtime",
     "ScanCache",
@@ -39,6 +45,7 @@ __all__ = [
     "activation_panels",
     "artefact_panels",
     "attribution_panels",
+    "convergence",
     "cost",
     "draw_activation",
     "draw_attribution",
@@ -50,6 +57,7 @@ __all__ = [
     "draw_signed_erf",
     "effective_receptive_field",
     "erf_panels",
+    "faithfulness",
     "layer_attribution",
     "local_attribution",
     "runtime",
@@ -58,6 +66,7 @@ __all__ = [
     "scan_row",
     "summarise",
     "trace",
+    "weight_randomisation",
 ]
 
 _HOMES = {
@@ -71,12 +80,15 @@ _HOMES = {
     "analysis.attributions": ("local_attribution",),
     "analysis.costs": ("Cost", "cost"),
     "analysis.erf": ("effective_receptive_field",),
+    "analysis.image_count": ("Convergence", "convergence"),
+    "analysis.order_check": ("Faithfulness", "faithfulness"),
     "analysis.field": ("ERF",),
     "analysis.layer_attributions": ("layer_attribution",),
     "analysis.panels": ("erf_panels", "save_figure"),
     "analysis.plots": ("draw_colorbar", "draw_erf", "draw_radial_profile", "draw_signed_erf"),
     "analysis.regions": ("RegionScalar",),
     "analysis.row_map": ("ScanRow",),
+    "analysis.randomisation": ("Randomisation", "weight_randomisation"),
     "analysis.timing": ("Runtime", "runtime"),
     "analysis.summary": ("summarise",),
 }

@@ -36,13 +36,14 @@ def activation_panels(
     decades: Number = 4,
     columns: int = 7,
     width: Number = 7.16,
+    notes: Mapping[str, str] | None = None,
 ) -> Figure:
     """For each named network the image with a red star, then one map per module, what its scan can reach outlined.
 
     `scale` is "each", every map relative to its own largest value, which stands below it, or "shared", relative to the
     largest of the network. `style` is that of `draw_activation`; by default "signed" for maps that keep their sign,
-    else "log" over `decades`. `width` is in inches. The caption says level, reduction, scale and mode. Drawn under
-    `PAPER_STYLE`; saving is the caller's.
+    else "log" over `decades`. `width` is in inches. The caption says level, reduction, scale and mode, and
+    `notes` what was found about each network's maps. Drawn under `PAPER_STYLE`; saving is the caller's.
     """
     if scale not in SCALES:
         raise ValueError(f'no scale "{scale}"; choose from {", ".join(SCALES)}')
@@ -56,7 +57,8 @@ def activation_panels(
     columns = min(columns, max(longest, 3))
     cell, bar = (width - 0.65) / columns, 0.65
     panel = (cell - 0.06, (cell - 0.06) * h / w)
-    text = fill(caption(rows, scale, style, decades), int(width * 23.5))
+    said = [caption(rows, scale, style, decades), *(f"{name}: {note}" for name, note in (notes or {}).items())]
+    text = "\n".join(fill(line, int(width * 23.5)) for line in said)
     lines = text.count("\n") + 1
     heights = {name: ceil((1 + len(of_one)) / columns) * (panel[1] + 2.1 * LINE) for name, of_one in networks.items()}
     height = sum(heights.values()) + 1.2 * LINE * len(networks) + LINE * (0.75 * lines + 0.7)

@@ -1,6 +1,6 @@
 """Activation maps of selective scans (Kong et al. 2025, Fig. 6): rows of the implicit attention, module by module."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from fnmatch import fnmatchcase
 from typing import Any
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from analysis.borrow import borrowed
 from analysis.inputs import check_fit, single_images
 from analysis.module_rows import Line, Site, module_column, module_row
-from analysis.own_scans import Layouts, laid_out, recorded_scans, rows_as_they_lie
+from analysis.own_scans import Adapter, Layouts, laid_out, rows_as_they_lie, scans_of
 from analysis.queries import query_positions
 from analysis.row_map import NORMALISATIONS, REDUCTIONS, ScanRow, normalised, reduced
+from analysis.scan_rows import Scan
 from evssm.hooks import matching
 from evssm.mamba2 import Mamba2
 from evssm.mixer import SS2D
@@ -104,13 +105,17 @@ class ScanCache:
         *,
         trained: bool | None = None,
         layout: Layouts | None = None,
+        functions: Iterable[Callable[..., Any]] | None = None,
+        adapters: Mapping[str, Adapter] | None = None,
     ) -> None:
         """`image` is `3 h w` or `1 3 h w`; `stages` are patterns of stage names, all that scan by default; `trained`
         says what you know about the weights where the network has no `provenance`.
 
-        Of a network whose stages hold no mixer of ours, or with a `layout`, the calls of `evssm.selective_scan` are
-        taken, named "scan.0", "scan.1" ...; `layout` says of each how its steps lie, by default row by row, upright
-        (`analysis.own_scans`). They are held whole, and known at levels A0-A4.
+        Of a network whose stages hold no mixer of ours, or with one of the last three arguments, its scans are taken,
+        named "scan.0", "scan.1" ...: the calls of `evssm.selective_scan`, of mamba-ssm's function, of `functions` with
+        the same arguments, or what `adapters` tell of modules (`analysis.own_scans.scans_of`). `layout` says of each
+        how its steps lie, by default row by row, upright. All three default to what the network has as attributes
+        `scan_layout`, `scan_functions` and `scan_adapters`. Scans are held whole, and known at levels A0-A4.
 
         Raises `LookupError` where no scanning stage matches and `ValueError` for anything but one image.
         """
@@ -125,16 +130,25 @@ class ScanCache:
         self._stamp = {**network_stamp(net), "image": image_sha256(x)}
         if trained is not None:
             self._stamp["trained"] = trained
+        layout = getattr(net, "scan_layout", None) if layout is None else layout
+        functions = getattr(net, "scan_functions", None) if functions is None else functions
+        adapters = getattr(net, "scan_adapters", None) if adapters is None else adapters
         with borrowed(net), torch.no_grad():
-            if layout is None and knows_its_scans(net):
+            if layout is None and not functions and not adapters and knows_its_scans(net):
                 self._sites = _entering(net, x, scanning_stages(net, patterns))
             else:
-                self._sites = _of_own(net, x, layout or rows_as_they_lie(self.size), patterns)
+                with scans_of(net, functions=functions or (), adapters=adapters) as scans:
+                    net(x)
+                self._sites = _of_own(scans, layout or rows_as_they_lie(self.size), patterns)
 
     @property
     def names(self) -> list[str]:
         """The stages held, in the order of the forward pass; a second call of one is "name#2"."""
         return list(self._sites)
+
+    def site(self, stage: str) -> Site:
+        """What is held of one stage; `LookupError` for one that is not."""
+        return self._sites[self._resolved(stage)]
 
     @property
     def bytes(self) -> int:
@@ -165,7 +179,7 @@ class ScanCache:
         ):
             if asked not in known:
                 raise ValueError(f'no {what} "{asked}"; choose from {", ".join(known)}')
-        site = self._sites[self._resolved(stage)]
+        site = self.site(stage)
         place = query_pixel(query, *self.size)
         h, w = site.frame.inverse.size(*site.x.shape[-2:])
         cell = (place[0] // site.stride, place[1] // site.stride)
@@ -320,14 +334,13 @@ def _entering(net: Any, x: Tensor, chosen: Sequence[Stage]) -> dict[str, Site]:
     return sites
 
 
-def _of_own(net: Network, x: Tensor, layout: Layouts, patterns: Iterable[str] | None) -> dict[str, Site]:
-    """The scans that run through our operator as any network runs on `x`, laid out on their maps."""
-    with recorded_scans() as scans:
-        net(x)
+def _of_own(scans: Sequence[Scan], layout: Layouts, patterns: Iterable[str] | None) -> dict[str, Site]:
+    """The scans of any network, in the order in which it ran them, laid out on their maps."""
     if not scans:
         raise LookupError(
             "this network ran no selective scan that can be seen: let it call evssm.selective_scan, not backend "
-            "'reference'; activation maps are rows of a selective scan"
+            "'reference', or mamba-ssm's selective_scan_fn, or give ScanCache `functions` or `adapters`; activation "
+            "maps are rows of a selective scan"
         )
     sites = {}
     for number, scan in enumerate(scans):

@@ -21,6 +21,7 @@ from analysis.sensitivity import (
     Select,
     check_reproducible,
     response,
+    selector_name,
     sensitivity,
 )
 from evssm.stamp import image_sha256, network_stamp
@@ -101,6 +102,7 @@ def effective_receptive_field(
         provenance={
             "estimator": estimator,
             "residual": kind,
+            "select": selector_name(select),
             "queries": [list(query) for query in positions],
             "seed": seed,
             "size": [h, w],

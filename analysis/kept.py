@@ -9,6 +9,7 @@ from torch import Tensor
 from analysis.erf import effective_receptive_field
 from analysis.field import ERF
 from analysis.queries import query_positions
+from analysis.sensitivity import Select, selector_name
 from evssm.stamp import image_sha256, network_stamp
 
 
@@ -20,6 +21,7 @@ def kept_field(
     queries: Any = "centre",
     estimator: str = "rss",
     residual: str = "exclude",
+    select: Select | None = None,
     n_queries: int = 16,
     seed: int = 0,
     command: str | None = None,
@@ -40,10 +42,11 @@ def kept_field(
         "images": [image_sha256(image[None] if image.dim() == 3 else image) for image in images],
         "queries": [list(place) for place in query_positions(queries, h, w, n_queries=n_queries, seed=seed)],
         "estimator": estimator,
+        "select": selector_name(select),
     }
     if path.exists() and stamp["weights"] != "as given":
         found = ERF.load(path)
-        answered = {key: found.provenance.get(key) for key in question}
+        answered = {key: found.provenance.get(key) for key in question}  # files of earlier versions know no `select`
         if answered == question and found.provenance.get("residual") in (residual, "none: shapes differ"):
             return found
     field = effective_receptive_field(
@@ -52,6 +55,7 @@ def kept_field(
         queries=queries,
         estimator=estimator,
         residual=residual,
+        select=select,
         n_queries=n_queries,
         seed=seed,
         **options,

@@ -157,7 +157,7 @@ def _gathered(branch: Branch | BareScans, cell: Cell, level: str) -> Part:
     """A row of the sum of all directions, over the scan's input; checked at level A3, whatever is shown."""
     parts, (h, w) = [], branch.size
     for turn, scan in branch.scans:
-        t = _step(turn, cell, h, w)
+        t = step_of(turn, cell, h, w)
         alpha = scan_rows.row(scan, t)
         if level == "A3":
             shown = alpha
@@ -175,7 +175,7 @@ def _sent(branch: Branch | BareScans, cell: Cell, level: str) -> Part:
     """A column of the sum of all directions, over the scan's output; checked at level A3, whatever is shown."""
     parts, (h, w) = [], branch.size
     for turn, scan in branch.scans:
-        s = _step(turn, cell, h, w)
+        s = step_of(turn, cell, h, w)
         alpha = scan_rows.column(scan, s)
         shown = alpha if level == "A3" else scan_rows.column(scan, s, level)
         alone, skipless = torch.zeros_like(scan.u), scan._replace(D=torch.zeros_like(scan.D))
@@ -308,11 +308,11 @@ def _as_map(line: Float[Tensor, "k l"], turn: D4, h: int, w: int) -> Float[Tenso
 def _seen(turn: D4, cell: Cell, h: int, w: int, *, after: bool = False) -> Mask:
     """The pixels from which one direction's scan gathers at `cell`, or with `after`, those that it then reaches."""
     steps = torch.arange(h * w, device="cpu").reshape(turn.size(h, w))
-    at = _step(turn, cell, h, w)
+    at = step_of(turn, cell, h, w)
     return turn.inverse(steps >= at if after else steps <= at)
 
 
-def _step(turn: D4, cell: Cell, h: int, w: int) -> int:
+def step_of(turn: D4, cell: Cell, h: int, w: int) -> int:
     """The step at which one direction's scan comes to a pixel."""
     r, c = turn.points(cell, h, w)
     return r * turn.size(h, w)[1] + c

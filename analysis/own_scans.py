@@ -1,25 +1,33 @@
 """Selective scans of networks that are not ours: seen through the operator that `evssm.selective_scan` calls.
 
-A network of one's own takes part by calling `evssm.selective_scan` (backend "auto", "torch" or "numba") in place of the
-function it came with; its modules need no names and no stages. What a scan does not say is how its steps lie in the
-image: a layout does.
+A network of one's own takes part by calling `evssm.selective_scan` (backend "auto", "torch" or "numba"), by calling
+mamba-ssm's `selective_scan_fn`, which is replaced while it is looked at, or through an adapter that tells of a module
+what it scanned. Its modules need no names and no stages. What a scan does not say is how its steps lie in the image: a
+layout does. The network may bring these along as attributes, `scan_layout`, `scan_functions` and `scan_adapters`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from analysis.scan_rows import Scan
 from evssm.geometry import D4, IDENTITY
-from evssm.scan import SCAN
+from evssm.hooks import matching
+from evssm.mamba_ssm import selective_scan_fn
+from evssm.scan import SCAN, selective_scan
+
+FUNCTIONS = ("selective_scan_fn", "selective_scan_ref")
+"""What mamba-ssm calls its scan."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,10 @@ class BareScans:
         return torch.stack(list(seen)).any(dim=0)
 
 
+Adapter = Callable[[nn.Module, tuple[Any, ...], Any], Mapping[str, Any]]
+"""Makes, of a module, the arguments and the answer of its call, the arguments of the scan it ran."""
+
+
 @contextmanager
 def recorded_scans() -> Iterator[list[Scan]]:
     """Every scan of a batch of one that runs through the operator inside the block, in order, as copies.
@@ -72,6 +84,78 @@ def recorded_scans() -> Iterator[list[Scan]]:
 
     with Recorder():
         yield found
+
+
+@contextmanager
+def scans_of(
+    net: Callable[..., Any],
+    *,
+    functions: Iterable[Callable[..., Any]] = (),
+    adapters: Mapping[str, Adapter] | None = None,
+) -> Iterator[list[Scan]]:
+    """The scans of whatever network runs inside the block; everything is undone afterwards, also after an exception.
+
+    Seen are those that run through our operator; those of mamba-ssm's functions, and of `functions` of one's own with
+    the same arguments, which for the while are ours (`evssm.mamba_ssm`); and with `adapters`, by module pattern, only
+    those that adapters tell of. An adapter gets a module, the arguments of its call and its answer, and returns
+    the arguments of `evssm.selective_scan` by name, with "y", the scan's output, where it is at hand: a scan that does
+    not make it is refused with `ValueError`.
+    """
+    told: list[Scan] = []
+
+    def tell(adapter: Adapter, name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        with recorded_scans() as its, torch.no_grad():
+            facts = dict(adapter(module, args, output))
+            its.clear()
+            y = facts.pop("y", None)
+            made = selective_scan(**facts)
+        if y is not None and not torch.allclose(made, y, rtol=1e-3, atol=1e-3 * float(y.abs().max())):
+            raise ValueError(
+                f"the scan that the adapter tells of {name} is not the one it runs: outputs differ by "
+                f"{float((made - y).abs().max()):.1e}; check delta_softplus, the sign of A and the skip D"
+            )
+        told.extend(its)
+
+    with ExitStack() as stack:
+        for pattern, adapter in (adapters or {}).items():
+            if not isinstance(net, nn.Module):
+                raise ValueError("adapters are for the modules of an nn.Module; pass that instead of a function")
+            for name in matching(net, pattern):
+                hook = net.get_submodule(name).register_forward_hook(partial(tell, adapter, name))
+                stack.callback(hook.remove)
+        stack.enter_context(run_by_ours(net, functions))
+        yield told if adapters else stack.enter_context(recorded_scans())
+
+
+@contextmanager
+def run_by_ours(net: Callable[..., Any], functions: Iterable[Callable[..., Any]] = ()) -> Iterator[None]:
+    """While the block runs, mamba-ssm's scan functions and `functions` are ours, wherever the network holds them.
+
+    That is in attributes of its modules and in the globals of imported files. A fused path (`use_fast_path` of
+    mamba-ssm's block), which scans out of sight, is off meanwhile.
+    """
+    interface = sys.modules.get("mamba_ssm.ops.selective_scan_interface")
+    theirs = [getattr(interface, name) for name in FUNCTIONS if hasattr(interface, name)]
+    theirs += list(functions)
+    holders: list[dict[str, Any]] = [
+        vars(module) for module in list(sys.modules.values()) if hasattr(module, "__dict__")
+    ]
+    own = list(net.modules()) if isinstance(net, nn.Module) else []
+    changed: list[tuple[dict[str, Any], str, Any]] = []
+    try:
+        for holder in [*holders, *map(vars, own)] if theirs else []:
+            for name, value in list(holder.items()):
+                if any(value is function for function in theirs):
+                    changed.append((holder, name, value))
+                    holder[name] = selective_scan_fn
+        for module in own:
+            if vars(module).get("use_fast_path") is True:
+                changed.append((vars(module), "use_fast_path", True))
+                vars(module)["use_fast_path"] = False
+        yield
+    finally:
+        for holder, name, value in changed:
+            holder[name] = value
 
 
 def _scan(

@@ -18,12 +18,19 @@ PAPER_STYLE = "analysis.paper"
 
 
 def erf_panels(
-    fields: Mapping[str, ERF], *, style: str = "honest", decades: float = 4, columns: int = 6, width: float = 7.16
+    fields: Mapping[str, ERF],
+    *,
+    style: str = "honest",
+    decades: float = 4,
+    columns: int = 6,
+    width: float = 7.16,
+    notes: Mapping[str, str] | None = None,
 ) -> Figure:
     """One panel for each named field, each relative to its own maximum on one scale, with circles at R50 and R90.
 
     `style` is that of `draw_erf`; fields of the estimator "signed" are drawn with their signs. `width` is in inches.
-    The caption below says how the fields were made. Figures are drawn under `PAPER_STYLE`; saving is the caller's.
+    The caption below says how the fields were made, and `notes` what was found about each of them. Figures are drawn
+    under `PAPER_STYLE`; saving is the caller's.
     """
     first = next(iter(fields.values()))
     signed = first.provenance["estimator"] == "signed"
@@ -32,6 +39,10 @@ def erf_panels(
     h, w = first.map.shape
     edge = (width - 0.9) / max(columns, 3)
     size = (0.9 + edge * columns, (edge * h / w + 0.35) * rows + 0.3)
+    said = [caption(fields), *(f"{name}: {note}" for name, note in (notes or {}).items())]
+    text = "\n".join(fill(line, int(size[0] * 24)) for line in said)
+    if notes:
+        size = (size[0], size[1] + 0.1 * (text.count("\n") + 1))
     with plt.style.context(PAPER_STYLE):
         figure, grid = plt.subplots(
             rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False, layout="compressed"
@@ -50,7 +61,7 @@ def erf_panels(
         for ax in panels[len(fields) :]:
             ax.remove()
         draw_colorbar(panels[: len(fields)], style="signed" if signed else style)
-        figure.supxlabel(fill(caption(fields), int(size[0] * 24)), fontsize=5.5, color="0.35")
+        figure.supxlabel(text, fontsize=5.5, color="0.35")
     return figure
 
 

@@ -45,6 +45,11 @@ class SS2DBranch:
             yield turn, Scan.of(inputs)
             del inputs
 
+    def scans_of(self, u: Values) -> Iterator[tuple[D4, Scan]]:
+        """The scans where the values that enter them, and make their selection, are `u`."""
+        for turn, inputs in zip(self.directions, self._mixer.each_scan_of(u[None]), strict=True):
+            yield turn, Scan.of(inputs)
+
     @cached_property
     def values(self) -> Values:
         """What enters the convolution."""

@@ -83,15 +83,15 @@ def response(net: Network, x: Image, select: Select | None, residual: str) -> tu
     """The image whose dependence on `x` is asked for, F(x) - x or F(x), and which of the two it is.
 
     `x` is handed over as a copy, so a network may overwrite its input. `ValueError` where the output is no
-    image of the input's size, or carries no gradient.
+    image of the input's size, or carries no gradient though `x` asks for one.
     """
     y = chosen_output(net(x.clone()), select)
     if y.ndim != 4 or len(y) != len(x) or y.shape[-2:] != x.shape[-2:]:
         raise ValueError(
-            f"the network made {tuple(y.shape)} of an input {tuple(x.shape)}; a receptive field needs "
+            f"the network made {tuple(y.shape)} of an input {tuple(x.shape)}; wanted is an image "
             "b c h w with equal b, h and w: try `select=`, or a function that crops or resizes the output"
         )
-    if not y.requires_grad:
+    if x.requires_grad and not y.requires_grad:
         raise ValueError(
             "the network's output carries no gradient; take `torch.no_grad`, `.detach()` or the conversion "
             "to numpy out of it"
@@ -99,6 +99,11 @@ def response(net: Network, x: Image, select: Select | None, residual: str) -> tu
     if residual == INCLUDE:
         return y, INCLUDE
     return (y - x, EXCLUDE) if y.shape == x.shape else (y, UNLIKE)
+
+
+def selector_name(select: Select | None) -> int | str | None:
+    """What a result says of the selector: an index or key itself, a function by its name."""
+    return getattr(select, "__qualname__", type(select).__name__) if callable(select) else select
 
 
 def chosen_output(output: Any, select: Select | None) -> Tensor:

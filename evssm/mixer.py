@@ -80,7 +80,10 @@ class SS2D(nn.Module):
 
     def each_scan(self, x: Image) -> Iterator[ScanInputs]:
         """What `scan_inputs` gives, one direction at a time: at full resolution each takes several times the map."""
-        u = self._values(x)
+        return self.each_scan_of(self._values(x))
+
+    def each_scan_of(self, u: Image) -> Iterator[ScanInputs]:
+        """What `each_scan` gives where the values `b d h w` that enter the scans, and make their selection, are u."""
         for k, turn in enumerate(self.directions):
             yield self._inputs(u, k, turn)
 

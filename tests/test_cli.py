@@ -191,6 +191,7 @@ def test_a_network_of_ones_own_is_found_in_the_current_folder(run, tmp_path, nam
         (("erf", "nosuchmodule:net"), "cannot import nosuchmodule"),
         (("erf", "json:nothing"), "has no nothing"),
         (("erf", "fussy:fussy"), "sides must be multiples of 64"),
+        (("erf", "evssm-compact", "--untrained", "--size", "64", "--select", "0"), "returns one tensor"),
         (("erf", "evssm-compact", "--bogus"), "--bogus"),
         (("cost", "evsm"), "near it: evssm"),
         (("cost", "evssm-compact", "--size", "8"), "16"),
@@ -216,6 +217,55 @@ def test_what_the_caller_got_wrong_is_one_line_and_status_2_and_leaves_nothing(r
     left = {path for path in tmp_path.rglob("*") if "__pycache__" not in path.parts} - before
     assert left <= {tmp_path / "erf"}
     assert not any(path.is_file() for path in left)
+
+
+SCANNING = """
+import torch
+from torch import nn
+
+def scan(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False):
+    h, ys = torch.zeros(*u.shape[:2], A.shape[1]), []
+    for t in range(u.shape[-1]):
+        step = delta[:, :, t, None]
+        h = torch.exp(step * A) * h + step * B[:, None, :, t] * u[:, :, t, None]
+        ys.append((h * C[:, None, :, t]).sum(-1))
+    return torch.stack(ys, -1)
+
+class Net(nn.Module):
+    scan_functions = (scan,)
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.mix = nn.Conv2d(3, 7, 3, padding=1)
+
+    def forward(self, x):
+        line = self.mix(x).flatten(2)
+        y = scan(x.flatten(2), line[:, :3].abs(), -torch.ones(3, 2), line[:, 3:5], line[:, 5:])
+        return {"half": x[..., ::2, ::2], "full": x + y.view_as(x)}
+"""
+
+
+def test_a_network_of_ones_own_with_two_outputs_and_its_own_scan_is_judged_in_both_commands(run, tmp_path):
+    module = f"own_scanning_{os.getpid()}"
+    (tmp_path / f"{module}.py").write_text(SCANNING)
+    photo(tmp_path / "a.png")
+    photo(tmp_path / "b.png", seed=1)
+    words = (f"{module}:Net", "--size", 16, "--check", "--out", "made")
+    status, out, err = run("erf", *words, "--image", "a.png", "--image", "b.png", "--select", "full")
+    assert (status, err) == (0, "")
+    assert f"{module}:Net: order of importance " in out
+    assert "made/erf_check.png" in out
+    (facts,) = json.loads((tmp_path / "made" / "erf.json").read_text())["fields"].values()
+    assert facts["made"]["select"] == "full"
+    assert facts["check"]["says"] in out
+    assert facts["check"]["weights"]["word"].startswith("depends")
+    assert facts["check"]["images"]["counts"] == [1, 2]
+    status, out, err = run("activation", *words, "--image", "a.png")
+    assert (status, err) == (0, "")
+    (rows,) = json.loads((tmp_path / "made" / "activation.json").read_text())["maps"].values()
+    assert rows["scan.0"]["check"]["says"] in out
+    assert rows["scan.0"]["error"] < 1e-5
 
 
 def test_activation_leaves_a_picture_the_maps_and_their_checks(run, tmp_path):

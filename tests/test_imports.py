@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 
 ORDER = """
 evssm.shapes evssm.geometry
-evssm.scan_definition evssm.scan_torch evssm.compiled evssm.scan_numba evssm.scan evssm.ssd
+evssm.scan_definition evssm.scan_torch evssm.compiled evssm.scan_numba evssm.scan evssm.mamba_ssm evssm.ssd
 evssm.fused_numba evssm.enlarge_numba evssm.fused evssm.enlarge evssm.layers evssm.scan_selected
 evssm.spectral evssm.windows
 evssm.mixer evssm.mamba2
@@ -32,6 +32,8 @@ evssm.training.journal evssm.training.loop evssm.training.family evssm.training.
 analysis.inputs analysis.queries analysis.borrow analysis.sensitivity
 analysis.field_statistics analysis.field analysis.verdicts analysis.field_table analysis.erf
 analysis.kept
+analysis.orders analysis.deletion analysis.order_check
+analysis.similarity analysis.cascade analysis.randomisation analysis.image_count
 analysis.summary analysis.plots analysis.panels
 analysis.operations analysis.costs analysis.timing analysis.ablations
 analysis.ablation_table analysis.ablation_panel analysis.ablate analysis.trained_family analysis.findings
@@ -40,6 +42,9 @@ analysis.activations analysis.kept_rows analysis.activation_plots analysis.activ
 analysis.regions analysis.lam analysis.attribution analysis.attributions analysis.kept_attributions
 analysis.layer_attributions analysis.attribution_figure
 analysis.scan_health analysis.artefacts analysis.artefact_figure
+analysis.activations analysis.row_faithfulness analysis.map_verdict
+analysis.check_plots analysis.check_panels
+analysis.kept_rows analysis.activation_plots analysis.activation_figure
 analysis
 evssm.cli.app evssm.cli.common evssm.cli.ablate evssm.cli.activation evssm.cli.attribute evssm.cli.cost
 evssm.cli.data evssm.cli.deblur evssm.cli.erf

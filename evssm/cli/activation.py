@@ -1,7 +1,7 @@
 """`evssm activation`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +11,7 @@ from evssm.cli.common import (
     peak_memory,
     plain,
     progress,
+    tasks_of,
     the_network,
     the_queries,
     told_in_a_line,
@@ -50,6 +51,9 @@ def activation(
     compare: Annotated[
         bool, typer.Option(help="Beside a single EVSSM, its four-direction form and the one w/o F&T.")
     ] = True,
+    check: Annotated[
+        bool, typer.Option("--check", help="Judge each map: whether its order matters, and its weights. Takes long.")
+    ] = False,
     local: Annotated[bool, typer.Option("--local", help="Released test-time windows.")] = False,
     untrained: Annotated[
         bool,
@@ -62,6 +66,7 @@ def activation(
     from analysis.activation_figure import SCALES, activation_panels
     from analysis.activation_plots import STYLES
     from analysis.kept_rows import kept_rows
+    from analysis.map_verdict import check_rows, tally
     from analysis.panels import save_figure
     from evssm.sidecar import command_line, write_sidecar
 
@@ -89,10 +94,15 @@ def activation(
                     reduction=reduction,
                     progress=track(one),
                 )
-    figure = activation_panels(found, photograph, scale=scale, style=style)
+        verdicts = {}
+        for one, net in made.items() if check else ():
+            with told_in_a_line(one, own=":" in one):
+                verdicts[one] = check_rows(net, photograph, found[one], seed=seed, track=tasks_of(track, one))
+    notes = {one: tally(of_one) for one, of_one in verdicts.items()}
+    figure = activation_panels(found, photograph, scale=scale, style=style, notes=notes)
     picture = save_figure(figure, out / "activation", command=command_line())
     checks = {one: {stage: row.check() for stage, row in rows.items()} for one, rows in found.items()}
-    facts = {
+    facts: dict[str, Any] = {
         "command": command_line(),
         "image": name,
         "seed": seed,
@@ -105,6 +115,10 @@ def activation(
             for one, rows in found.items()
         },
     }
+    for one, of_one in verdicts.items():
+        for stage, verdict in of_one.items():
+            facts["maps"][one][stage]["check"] = verdict.as_dict()
+            typer.echo(f"{one} {stage}: {verdict}")
     sidecar = write_sidecar(out / "activation.json", facts)
     for path in (*picture, sidecar):
         typer.echo(path)

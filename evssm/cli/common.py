@@ -131,6 +131,11 @@ def the_queries(text: str) -> str | list[tuple[int, int]]:
     return [(int(place[1]), int(place[2]))] if place else text
 
 
+def the_selector(text: str | None) -> int | str | None:
+    """An index or a key."""
+    return int(text) if text is not None and re.fullmatch(r"-?\d+", text) else text
+
+
 def plain(name: str) -> str:
     """A network's name as part of a file name."""
     return re.sub(r"[^\w.-]+", "_", name)
@@ -143,6 +148,11 @@ def peak_memory() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def tasks_of(track: Callable[[str], Callable[..., None]], name: str) -> Callable[[str], Callable[..., None]]:
+    """`track` for the tasks of one network, each of which is named after both."""
+    return lambda task: track(f"{name}, {task}")
 
 
 @contextmanager

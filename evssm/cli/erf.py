@@ -6,7 +6,17 @@ from typing import Annotated
 import typer
 
 from evssm.cli.app import app
-from evssm.cli.common import file_for, plain, progress, the_images, the_network, the_queries, told_in_a_line
+from evssm.cli.common import (
+    file_for,
+    plain,
+    progress,
+    tasks_of,
+    the_images,
+    the_network,
+    the_queries,
+    the_selector,
+    told_in_a_line,
+)
 
 
 @app.command(
@@ -36,11 +46,19 @@ def erf(
     style: Annotated[
         str, typer.Option(help="honest: four decades on a log scale; paper: RdYlGn, power 0.25.")
     ] = "honest",
+    select: Annotated[
+        str | None, typer.Option(help="Which output of a network with several is the image: a number or a key.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Judge each map: its order, its weights, its number of images. Takes long.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="For random weights and query grids.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("erf"),
 ) -> None:
     """Effective receptive fields: a picture, the maps as .npz and their numbers as .json."""
+    from analysis.check_panels import check_panels
     from analysis.kept import kept_field
+    from analysis.map_verdict import check_field
     from analysis.panels import erf_panels, save_figure
     from analysis.summary import summarise
     from evssm.sidecar import command_line, write_sidecar
@@ -60,13 +78,32 @@ def erf(
                     queries=the_queries(queries),
                     estimator=estimator,
                     residual=residual,
+                    select=the_selector(select),
                     seed=seed,
                     progress=track(name),
                     command=command_line(),
                 )
-    picture = save_figure(erf_panels(fields, style=style), out / "erf", command=command_line())
+        verdicts = {}
+        for name, net in made.items() if check else ():
+            with told_in_a_line(name, own=":" in name):
+                verdicts[name] = check_field(
+                    net,
+                    list(photographs.values()),
+                    fields[name],
+                    select=the_selector(select),
+                    seed=seed,
+                    track=tasks_of(track, name),
+                )
+    notes = {name: verdict.words for name, verdict in verdicts.items()}
+    picture = save_figure(erf_panels(fields, style=style, notes=notes), out / "erf", command=command_line())
+    if check:
+        bare = {name: field.untrained for name, field in fields.items()}
+        picture += save_figure(check_panels(verdicts, bare), out / "erf_check", command=command_line())
     facts = {"command": command_line(), "images": list(photographs), "seed": seed}
     summary = {name: {**summarise(field), "made": field.provenance} for name, field in fields.items()}
+    for name, verdict in verdicts.items():
+        summary[name]["check"] = verdict.as_dict()
+        typer.echo(f"{name}: {verdict}")
     sidecar = write_sidecar(out / "erf.json", {**facts, "fields": summary})
     for path in (*picture, sidecar):
         typer.echo(path)
