@@ -1,6 +1,6 @@
 """Activation maps of selective scans (Kong et al. 2025, Fig. 6): rows of the implicit attention, module by module."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from fnmatch import fnmatchcase
 from typing import Any
@@ -135,6 +135,16 @@ class ScanCache:
     def names(self) -> list[str]:
         """The stages held, in the order of the forward pass; a second call of one is "name#2"."""
         return list(self._sites)
+
+    @property
+    def sites(self) -> Mapping[str, Site]:
+        """What is held of each stage: the mixer and what entered its block's branch."""
+        return self._sites
+
+    @property
+    def stamp(self) -> dict[str, Any]:
+        """What is known of the network, and the image's digest and size, in JSON values."""
+        return {**self._stamp, "images": [self._stamp["image"]], "size": list(self.size)}
 
     @property
     def bytes(self) -> int:

@@ -98,7 +98,7 @@ def growth_curve(
     check_fit(net, inputs[0])
     h, w = inputs[0].shape[-2:]
     place = query_pixel(query, h, w)
-    names = _names(net, stages)
+    names = step_names(net, stages)
     maps: dict[str, list[np.ndarray]] = {}
     places: dict[str, Tap] = {}
     with borrowed(net, checkpoint=recomputes(net, checkpoint, h * w)):
@@ -122,9 +122,12 @@ def growth_curve(
     return Growth(steps, made)
 
 
-def _names(net: nn.Module, patterns: str | Sequence[str] | None) -> list[str]:
+def step_names(net: nn.Module, patterns: str | Sequence[str] | None = None) -> list[str]:
+    """The stages or modules that patterns choose, or the steps of `growth_curve` without any."""
     if patterns is not None:
-        return list(dict.fromkeys(n for p in ([patterns] if isinstance(patterns, str) else patterns) for n in matching(net, p)))
+        return list(
+            dict.fromkeys(n for p in ([patterns] if isinstance(patterns, str) else patterns) for n in matching(net, p))
+        )
     published = [stage.name for stage in getattr(net, "stages", None) or ()]
     if published:
         inside = {name for name in published for other in published if name.startswith(f"{other}.")}
@@ -156,7 +159,7 @@ def _taps(recording: Any, size: tuple[int, int], query: tuple[int, int]) -> Iter
         else:
             stride, cell = found.stride, found.cell(query)
         centre = tuple((at // stride + 0.5) * stride - 0.5 for at in query)
-        yield name, Tap(found, cell, stride, centre)  # type: ignore[arg-type]
+        yield name, Tap(found, cell, stride, centre)
 
 
 def _field(tap: Tap, x: Tensor, probes: int, generator: torch.Generator, *, keep: bool) -> Float[np.ndarray, "h w"]:

@@ -21,7 +21,11 @@ SIDES = ("up", "down", "left", "right", "vertical", "horizontal", "raster")
 
 @dataclass(frozen=True, eq=False)
 class HalfPlaneShares:
-    """The fields whose sides are compared, by what was left out of them, and the width of the local zone in px."""
+    """The fields whose sides are compared, by name, and the half-width of the local zone in px.
+
+    "whole field" is the network's, "beyond N px" the same outside its local zone, and "added by scans", where the scans
+    are known, what is left of it when the field without scans is taken off.
+    """
 
     fields: dict[str, ERF]
     beyond: int
@@ -29,27 +33,29 @@ class HalfPlaneShares:
     @property
     def provenance(self) -> dict[str, Any]:
         """How the field of the whole network was made."""
-        return next(iter(self.fields.values())).provenance
+        return self.fields["whole field"].provenance
 
     def rows(self) -> list[dict[str, Any]]:
-        """A line for each field: its shares of the whole mass, contrasts, and their 95 % intervals over images.
+        """A line for each field: the shares of its mass, contrasts, and their 95 % intervals over images.
 
-        "mass" is how much of the network's own field is left. Without mass on the sides in some resample, or with a
-        single image, an interval is not-a-number.
+        "mass" is how much of the whole field it has. Without mass on the sides of some image, or with a single image,
+        an interval is not-a-number.
         """
-        whole = next(iter(self.fields.values())).mass.mean()
+        whole = self.fields["whole field"].mass.mean()
         rows = []
         for name, field in self.fields.items():
-            row: dict[str, Any] = {"left out": name, "mass": float(field.mass.mean() / whole)}
+            zone = self._zone(name)
+            mass = field.share_beyond(zone, "chebyshev") if zone else float(field.mass.mean() / whole)
+            row: dict[str, Any] = {"field": name, "mass": mass}
             for side in SIDES:
-                measure = _measure(side, self._zone(name))
+                measure = _measure(side, zone)
                 row[side] = measure(field)
                 row[f"{side} low"], row[f"{side} high"] = _interval(field, measure)
             rows.append(row)
         return rows
 
     def _zone(self, name: str) -> int:
-        return self.beyond if name.startswith("up to") else 0
+        return self.beyond if name.startswith("beyond") else 0
 
 
 def half_plane_shares(
@@ -71,11 +77,11 @@ def half_plane_shares(
     scans = "scan" in parts_of(net)
     tick = _halved(progress) if scans and progress is not None else (progress, progress)
     field = effective_receptive_field(net, images, progress=tick[0], **options)
-    fields = {"nothing": field, f"up to {beyond} px": field}
+    fields = {"whole field": field, f"beyond {beyond} px": field}
     if scans:
         with knocked_out(net, "scan"):
             local = effective_receptive_field(net, images, progress=tick[1], **options)
-        fields["what is seen without scans"] = beyond_local(field, local)
+        fields["added by scans"] = beyond_local(field, local)
     return HalfPlaneShares(fields, beyond)
 
 
@@ -93,7 +99,11 @@ def beyond_local(field: ERF, local: ERF) -> ERF:
     mass = left.sum(axis=(1, 2))
     if not mass.all():
         raise ValueError("nothing is left of an image's field: without scans the network sees as much as with them")
-    made = {**field.provenance, "left out": local.provenance.get("network"), "left out weights": local.provenance.get("weights")}
+    made = {
+        **field.provenance,
+        "left out": local.provenance.get("network"),
+        "left out weights": local.provenance.get("weights"),
+    }
     return replace(field, per_image=left / mass[:, None, None], mass=mass, provenance=made)
 
 
@@ -112,6 +122,8 @@ def _interval(field: ERF, measure: Callable[[ERF], float]) -> tuple[float, float
     return field.interval(measure, n=200)
 
 
-def _halved(progress: Callable[[int, int], object]) -> tuple[Callable[[int, int], object], Callable[[int, int], object]]:
+def _halved(
+    progress: Callable[[int, int], object],
+) -> tuple[Callable[[int, int], object], Callable[[int, int], object]]:
     """Progress of the first and of the second of two equal tasks."""
     return lambda done, total: progress(done, 2 * total), lambda done, total: progress(total + done, 2 * total)

@@ -9,13 +9,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
-
 from torch import Tensor, nn
 
 from analysis.activations import knows_its_scans, scanning_stages
 from evssm.geometry import D4, IDENTITY
 from evssm.hooks import matching
-from evssm.mamba2 import Mamba2
 from evssm.mixer import SS2D
 from evssm.models.stages import Stage
 
@@ -55,7 +53,7 @@ def knocked_out(net: Any, part: str, stage: str | None = None) -> Iterator[list[
         raise ValueError(f'no part "{part}" to knock out; choose from {", ".join(PARTS)}')
     with ExitStack() as undo:
         if part == "window":
-            changed = [name for name in _windowed(net, stage)]
+            changed = _windowed(net, stage)
             for name in changed:
                 undo.enter_context(_swapped(net.get_submodule(name), "window", None))
             if changed and getattr(net, "stages", None):
@@ -96,7 +94,7 @@ def _change(mixer: nn.Module, frame: D4, part: str, undo: ExitStack) -> bool:
         return False
     if isinstance(mixer, SS2D):
         undo.enter_context(_swapped(mixer, "directions", wanted))
-    else:  # all that a Mamba-2 block does to a pixel's neighbours, it does along the sequence
+    else:  # what a Mamba-2 block does to a pixel's neighbours, it does along the sequence
         undo.enter_context(_turned(mixer, wanted[0]))
     return True
 
@@ -129,10 +127,10 @@ def _swapped(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _turned(mixer: Mamba2, turn: D4) -> Iterator[None]:
-    """The mixer works on each window as `turn` lays it, and lays the result back."""
+def _turned(mixer: Any, turn: D4) -> Iterator[None]:
+    """A `Mamba2` works on each window as `turn` lays it, and lays the result back."""
     mix = mixer._mix
-    mixer._mix = lambda x: turn.inverse(mix(turn(x).contiguous()))  # type: ignore[method-assign]
+    mixer._mix = lambda x: turn.inverse(mix(turn(x).contiguous()))
     try:
         yield
     finally:
@@ -160,5 +158,3 @@ def _unwindowed(stage: Stage, changed: Sequence[str]) -> Stage:
     """What a stage says of itself once these modules have no windows."""
     free = any(name == stage.name or name.startswith(f"{stage.name}.") for name in changed)
     return replace(stage, window=None) if free else stage
-
-

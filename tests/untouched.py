@@ -7,7 +7,7 @@ import torch
 
 @contextmanager
 def untouched(net):
-    """Fails unless hooks, modes, wanted and held gradients, weights, stages and torch's states are those from before."""
+    """Fails unless hooks, modes, wanted and held gradients, weights, stages and torch's states are as before."""
     before = _state(net)
     try:
         yield
@@ -23,7 +23,9 @@ def _state(net):
     return {
         "hooks": [(len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for m in modules],
         "modes": [m.training for m in modules],
-        "attributes": [(type(m), sorted(vars(m)), getattr(m, "window", None), getattr(m, "directions", None)) for m in modules],
+        "attributes": [
+            (type(m), sorted(vars(m)), getattr(m, "window", None), getattr(m, "directions", None)) for m in modules
+        ],
         "stages": getattr(net, "stages", None),
         "identity of parameters": [id(p) for p in parameters],
         "wanted gradients": [p.requires_grad for p in parameters],

@@ -6,7 +6,7 @@ import sys
 import typer
 
 # A command exists once its file is imported.
-from evssm.cli import ablate, activation, cost, data, deblur, erf, evaluate, family, networks, train  # noqa: F401
+from evssm.cli import ablate, activation, cost, data, deblur, erf, evaluate, family, measure, networks, train  # noqa: F401
 from evssm.cli.app import app
 
 

@@ -71,7 +71,9 @@ def test_only_scans_make_the_field_of_a_network_without_far_convolutions_jump():
     torch.manual_seed(0)
     net = build("evssm-compact")
     steps = growth_curve(net, torch.rand(1, 3, 32, 48)).steps
-    assert [s.name for s in steps if s.scans] == [f"{side}.{i}.{j}" for side in ("encoder", "decoder") for i in range(3) for j in range(2)]
+    assert [s.name for s in steps if s.scans] == [
+        f"{side}.{i}.{j}" for side in ("encoder", "decoder") for i in range(3) for j in range(2)
+    ]
     assert [s.stride for s in steps if s.name.startswith("down")] == [2, 4]
 
 

@@ -37,11 +37,11 @@ def images(n=2, h=12, w=15):
 
 
 def by_name(shares):
-    return {row["left out"]: row for row in shares.rows()}
+    return {row["field"]: row for row in shares.rows()}
 
 
 def test_a_constant_scan_sees_only_what_precedes_it():
-    row = by_name(half_plane_shares(ConstantScan(), images(), residual="include"))["nothing"]
+    row = by_name(half_plane_shares(ConstantScan(), images(), residual="include"))["whole field"]
     assert row["raster"] == 1
     assert row["down"] == 0
     assert row["vertical"] == 1
@@ -55,13 +55,13 @@ def test_each_frame_leaves_one_half_plane_empty(turn, empty):
     shares = half_plane_shares(ConstantScan((turn,)), images(), residual="include", beyond=2)
     for row in shares.rows():
         assert row[empty] == 0
-        assert row["mass"] == 1
+        assert row["mass"] == pytest.approx(1) if row["field"] == "whole field" else row["mass"] < 1
 
 
 def test_the_four_frames_together_lean_nowhere():
     net = ConstantScan((IDENTITY, HALF_TURN, TRANSPOSE, ANTI_TRANSPOSE))
     x = images(1, 13, 13)  # odd and square: every frame has as much room
-    row = by_name(half_plane_shares(net, x, residual="include"))["nothing"]
+    row = by_name(half_plane_shares(net, x, residual="include"))["whole field"]
     assert row["vertical"] == pytest.approx(0, abs=1e-12)
     assert row["horizontal"] == pytest.approx(0, abs=1e-12)
     assert row["raster"] == pytest.approx(0.5)
@@ -73,7 +73,7 @@ def test_the_shares_of_geometric_decay_are_those_of_the_series():
     decay = np.exp(-delta * np.arange(6 * w + 8))  # steps back from the query (6, 7)
     shares = by_name(half_plane_shares(ConstantScan(delta=delta, skip=0.0), images(1, h, w), residual="include"))
     up = decay[8:].sum() / decay.sum()  # its own row holds the query and seven pixels before
-    assert shares["nothing"]["up"] == pytest.approx(up)
+    assert shares["whole field"]["up"] == pytest.approx(up)
 
 
 def test_what_is_seen_without_scans_is_taken_off():
@@ -82,8 +82,9 @@ def test_what_is_seen_without_scans_is_taken_off():
     with untouched(net):
         shares = half_plane_shares(net, x, beyond=4)
     rows = by_name(shares)
-    assert set(rows) == {"nothing", "up to 4 px", "what is seen without scans"}
-    assert 0 < rows["what is seen without scans"]["mass"] < 1
+    assert set(rows) == {"whole field", "beyond 4 px", "added by scans"}
+    assert 0 < rows["added by scans"]["mass"] < 1
+    assert rows["beyond 4 px"]["mass"] == shares.fields["whole field"].share_beyond(4, "chebyshev")
     for mixer in (m for m in net.modules() if hasattr(m, "x_conv")):
         mixer.Ds.data.zero_()
         mixer.out_norm.weight.data.zero_()

@@ -137,7 +137,10 @@ def test_networks_say_which_parts_they_have():
     assert parts_of(build("evssm-no-geot-compact")) == ["scan"]
     assert parts_of(build("nafnet-compact", local=True)) == ["window"]
     assert parts_of(torch.relu) == []
-    with pytest.raises(ValueError, match='no "transpose" to knock out'), knocked_out(build("evssm-no-geot-compact"), "transpose"):
+    with (
+        pytest.raises(ValueError, match='no "transpose" to knock out'),
+        knocked_out(build("evssm-no-geot-compact"), "transpose"),
+    ):
         pass
     with pytest.raises(ValueError, match="choose from scan"), knocked_out(build("evssm-compact"), "ffn"):
         pass
