@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from analysis.growth import Growth, growth_curve
     from analysis.half_planes import HalfPlaneShares, half_plane_shares
     from analysis.horizons import Horizons, horizon_maps
-    from analysis.knock_out_effects import KnockOuts, knock_out_effects
+    from analysis.knock_out_table import KnockOuts, knock_out_effects
     from analysis.knock_outs import knocked_out
     from analysis.modes import ModeDifference, mode_difference
     from analysis.panels import erf_panels, save_figure
@@ -90,7 +90,7 @@ _HOMES = {
         "Horizons",
         "horizon_maps",
     ),
-    "analysis.knock_out_effects": (
+    "analysis.knock_out_table": (
         "KnockOuts",
         "knock_out_effects",
     ),

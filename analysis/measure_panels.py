@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from analysis.alignment import Alignments
 from analysis.growth import Growth
 from analysis.half_planes import HalfPlaneShares
-from analysis.knock_out_effects import KnockOuts
+from analysis.knock_out_table import KnockOuts
 from analysis.measure_frame import WIDTH, badges, framed
 from analysis.measure_plots import draw_changes, draw_growth, draw_shares
 from analysis.plots import draw_erf

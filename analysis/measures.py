@@ -12,7 +12,7 @@ from analysis.alignment import blur_alignment
 from analysis.growth import growth_curve
 from analysis.half_planes import half_plane_shares
 from analysis.horizons import horizon_maps
-from analysis.knock_out_effects import knock_out_effects
+from analysis.knock_out_table import knock_out_effects
 from analysis.modes import mode_difference
 from analysis.selection_share import selection_shares
 from analysis.structural import structural_field

@@ -356,7 +356,7 @@ def test_measure_says_in_a_line_what_cannot_be_asked(run, tmp_path):
     for words, said in (
         (("alignment", "nafnet-compact", "--untrained", "--image", image), "--sharp"),
         (("modes", "nafnet-compact", "--untrained", "--image", image), "--window"),
-        (("horizons", "nafnet-compact", "--untrained", "--image", image), "scans"),
+        (("horizons", "nafnet-compact", "--untrained", "--image", image), "selective scan"),
         (("modes", "evssm-compact", "--untrained", "--image", image, "--window", "7"), "multiple of 4"),
         (("knock-outs", "nafnet-compact", "--untrained", "--image", image), "to knock out"),
         (("growth", "nafnet-compact", "--image", image, "--weights", "none.pth"), "none.pth"),

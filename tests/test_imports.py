@@ -37,7 +37,7 @@ analysis.operations analysis.costs analysis.timing analysis.ablations
 analysis.ablation_table analysis.ablation_panel analysis.ablate analysis.trained_family analysis.findings
 analysis.scan_rows analysis.own_scans analysis.scan_branches analysis.module_rows analysis.row_map
 analysis.activations analysis.kept_rows analysis.activation_plots analysis.activation_figure
-analysis.growth analysis.knock_outs analysis.half_planes analysis.knock_out_effects analysis.modes
+analysis.growth analysis.knock_outs analysis.half_planes analysis.knock_out_table analysis.modes
 analysis.horizons analysis.selection_share analysis.alignment analysis.transfer analysis.structural
 analysis.measure_frame analysis.measure_plots analysis.measure_panels analysis.measure_maps analysis.measures
 analysis

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 EXTENTS = (8, 24)
-"""Pixels between the most distant positions of the camera, in the bundled photographs that networks are shown."""
+"""Pixels of straight motion in the bundled photographs that networks are shown: of the kind that ours learn from."""
 
 
 class What(StrEnum):
@@ -39,7 +39,7 @@ def measure(
     weights: Annotated[str | None, typer.Option(help="Weights: an official checkpoint or a file of our own.")] = None,
     image: Annotated[
         list[Path] | None,
-        typer.Option(help="A blurred image or a folder of them; bundled photographs under camera shake otherwise."),
+        typer.Option(help="A blurred image or a folder of them; bundled photographs, moved straight, otherwise."),
     ] = None,
     sharp: Annotated[
         list[Path] | None,
@@ -112,7 +112,7 @@ def _pairs(
         image = sharp  # alone they are what is to be blurred
     if not image:
         h, w = the_size(size)
-        pairs = embedded_test(extents=EXTENTS)
+        pairs = embedded_test(extents=EXTENTS, straight=True)
         chosen = [pairs[i] for i in range(min(count, len(pairs)))]
         cut = [[crop_centre(x, h, w) for x in (pair.blurred, pair.sharp)] for pair in chosen]
         return [pair.name for pair in chosen], [b for b, _ in cut], [s for _, s in cut]

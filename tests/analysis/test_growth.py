@@ -49,7 +49,7 @@ def test_many_channels_are_probed_without_bias():
 
 def test_the_last_step_is_the_field_of_the_output():
     torch.manual_seed(0)
-    net = build("evssm-compact").double()
+    net = build("evssm-compact", width=8).double()
     x = image(40, 50)  # padded inside, and neither square nor a multiple of anything
     last = growth_curve(net, x).steps[-1]
     erf = effective_receptive_field(net, x)  # rss over input channels, where the curve sums them under one root too
@@ -60,7 +60,7 @@ def test_the_last_step_is_the_field_of_the_output():
 
 def test_maps_that_lie_turned_and_padded_are_asked_where_the_query_is():
     torch.manual_seed(0)
-    net = build("evssm-compact").double()
+    net = build("evssm-compact", width=8).double()
     query = (5, 44)
     for name in ("encoder.0.0", "encoder.1.1", "decoder.2.1"):
         (step,) = growth_curve(net, image(40, 50), name, query=query).steps
@@ -69,7 +69,7 @@ def test_maps_that_lie_turned_and_padded_are_asked_where_the_query_is():
 
 def test_only_scans_make_the_field_of_a_network_without_far_convolutions_jump():
     torch.manual_seed(0)
-    net = build("evssm-compact")
+    net = build("evssm-compact", width=8)
     steps = growth_curve(net, torch.rand(1, 3, 32, 48)).steps
     assert [s.name for s in steps if s.scans] == [
         f"{side}.{i}.{j}" for side in ("encoder", "decoder") for i in range(3) for j in range(2)

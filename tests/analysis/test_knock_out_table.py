@@ -6,7 +6,7 @@ import torch
 from untouched import untouched
 
 from analysis.activations import scanning_stages
-from analysis.knock_out_effects import knock_out_effects
+from analysis.knock_out_table import knock_out_effects
 from analysis.knock_outs import knocked_out
 from evssm import build, psnr
 
