@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import FuncNorm
+from matplotlib.ticker import MaxNLocator
 
 Number = float | int
 Numbers = Sequence[Number]
@@ -73,6 +74,7 @@ def draw_changes(ax: Axes, labels: Sequence[str], values: Numbers, *, strong: Se
     ax.axvline(0, color="0.3", linewidth=0.6)
     ax.set_yticks(at, labels)
     ax.set_ylim(len(labels) - 0.5, -0.5)
+    ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 

@@ -4,8 +4,10 @@ A pixel is made not-a-number and the outputs that turn so are the ones that its 
 gradient is taken and nothing is thresholded: weights of zero, saturated activations and forgotten states pass it on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from analysis.growth import step_names
 from analysis.inputs import check_fit, single_images
 from analysis.making import made_of
 from analysis.sensitivity import Network, Select, chosen_output
+from evssm import mamba2
 from evssm.hooks import FeatureMap, record
 
 OUTPUT = "the network's output"
@@ -85,7 +88,8 @@ def structural_field(
     `image` is `c h w` or `1 c h w`, `pixel` (row, column) or "centre", `select` as in `effective_receptive_field`.
     `stages` are patterns of stage names, "*" for the outermost; maps of stages are turned upright and cut to the image.
     A column of the structure, where `effective_receptive_field` shows a row: for a network that does alike everywhere
-    the two are mirror images. Three runs: with not-a-number, and twice to see that nothing hides it (`Reach.missed`).
+    the two are mirror images. A network of one's own that calls `evssm.ssd_scan` must do so with chunks of one step, or
+    all of a chunk is marked. Three runs: with not-a-number, and twice to see that nothing hides it (`Reach.missed`).
 
     Raises `ValueError` for a pixel outside, for stages of a network that is no `nn.Module`, and where the output is
     not-a-number without the pixel's being so.
@@ -100,13 +104,24 @@ def structural_field(
     changed, lost = x.clone(), x.clone()
     changed[at] = torch.rand(x.shape[1], generator=generator).to(x) * 2
     lost[at] = torch.nan
-    with borrowed(net), torch.no_grad():
+    with borrowed(net), torch.no_grad(), _step_by_step():
         usual, other, marked = (_maps(net, version, names, select) for version in (x, changed, lost))
     if any(not found.tensor.isfinite().all() for found in usual.values()):
         raise ValueError("the network makes values that are not finite of this image by itself; take another image")
     reaches = tuple(_reach(name, usual[name], other[name], marked[name], (h, w)) for name in usual)
     made = made_of(net, [x], trained=trained, pixel=list(place), seed=seed)
     return StructuralField(place, reaches, made)
+
+
+@contextmanager
+def _step_by_step() -> Iterator[None]:
+    """Mamba-2 blocks in chunks of one step: masked products of longer ones carry not-a-number to their start."""
+    scan = mamba2.ssd_scan
+    mamba2.ssd_scan = partial(scan, chunk=1)
+    try:
+        yield
+    finally:
+        mamba2.ssd_scan = scan
 
 
 def _named(net: Network, stages: str | Sequence[str] | None) -> list[str]:

@@ -7,10 +7,12 @@ from torch import nn
 from untouched import untouched
 
 from analysis.structural import structural_field
-from evssm import build, selective_scan
+from evssm import build, mamba2, selective_scan
 from evssm.geometry import HALF_TURN, IDENTITY, TRANSPOSE
+from evssm.mamba2 import Mamba2
 from evssm.mixer import SS2D
 from evssm.spectral import PatchSpectrum
+from evssm.ssd import ssd_scan
 
 
 def image(c=1, h=16, w=24):
@@ -39,7 +41,7 @@ def test_a_patch_spectrum_reaches_its_patch():
     assert reach.missed == 0
 
 
-@pytest.mark.parametrize("backend", ["reference", "numba"])
+@pytest.mark.parametrize("backend", ["reference", "torch", "numba"])
 @pytest.mark.parametrize("turn", [IDENTITY, HALF_TURN, TRANSPOSE])
 def test_a_scan_reaches_every_later_step_and_no_earlier_one(backend, turn):
     def net(x):
@@ -66,6 +68,14 @@ def test_evssms_mixer_reaches_what_follows_and_what_its_convolutions_see_before(
     assert first == 3 * 10 + 4 - (10 + 1 + 3)
     assert reach.mask.ravel()[first:].all()
     assert reach.missed == 0
+
+
+def test_a_mamba2_block_reaches_what_follows_and_nothing_before():
+    mixer = Mamba2(16, state=4, head=8, expand=1).double()
+    reach = structural_field(mixer, image(16, 8, 10), (3, 4)).output
+    assert np.array_equal(np.flatnonzero(reach.mask.ravel()), np.arange(34, 80))
+    assert reach.missed == 0
+    assert mamba2.ssd_scan is ssd_scan
 
 
 def test_a_global_mean_reaches_everything_and_a_stride_reaches_what_reads_it():
