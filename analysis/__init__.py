@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from analysis.activation_figure import activation_panels
     from analysis.activation_plots import draw_activation, draw_query
     from analysis.activations import ScanCache, activation_maps, scan_column, scan_row
+    from analysis.alignment import Alignments, blur_alignment
     from analysis.artefact_figure import artefact_panels
     from analysis.artefacts import Trace, trace
     from analysis.attribution import Attribution
@@ -18,33 +19,53 @@ if TYPE_CHECKING:
     from analysis.costs import Cost, cost
     from analysis.erf import effective_receptive_field
     from analysis.field import ERF
+    from analysis.growth import Growth, growth_curve
+    from analysis.half_planes import HalfPlaneShares, half_plane_shares
+    from analysis.horizons import Horizons, horizon_maps
     from analysis.image_count import Convergence, convergence
+    from analysis.knock_out_table import KnockOuts, knock_out_effects
+    from analysis.knock_outs import knocked_out
     from analysis.layer_attributions import layer_attribution
+    from analysis.modes import ModeDifference, mode_difference
     from analysis.order_check import Faithfulness, faithfulness
     from analysis.panels import erf_panels, save_figure
     from analysis.plots import draw_colorbar, draw_erf, draw_radial_profile, draw_signed_erf
     from analysis.randomisation import Randomisation, weight_randomisation
     from analysis.regions import RegionScalar
     from analysis.row_map import ScanRow
+    from analysis.selection_share import Selection, selection_shares
+    from analysis.structural import StructuralField, structural_field
     from analysis.summary import summarise
     from analysis.timing import Runtime, runtime
+    from analysis.transfer import Transfer, blur_transfer, transfer_function
 
 __all__ = [
     "ERF",
+    "Alignments",
     "Attribution",
     "Convergence",
     "Cost",
     "Faithfulness",
+    "Growth",
+    "HalfPlaneShares",
+    "Horizons",
+    "KnockOuts",
+    "ModeDifference",
     "Randomisation",
     "RegionScalar",
     "Runtime",
     "ScanCache",
     "ScanRow",
+    "Selection",
+    "StructuralField",
     "Trace",
+    "Transfer",
     "activation_maps",
     "activation_panels",
     "artefact_panels",
     "attribution_panels",
+    "blur_alignment",
+    "blur_transfer",
     "convergence",
     "cost",
     "draw_activation",
@@ -58,14 +79,23 @@ __all__ = [
     "effective_receptive_field",
     "erf_panels",
     "faithfulness",
+    "growth_curve",
+    "half_plane_shares",
+    "horizon_maps",
+    "knock_out_effects",
+    "knocked_out",
     "layer_attribution",
     "local_attribution",
+    "mode_difference",
     "runtime",
     "save_figure",
     "scan_column",
     "scan_row",
+    "selection_shares",
+    "structural_field",
     "summarise",
     "trace",
+    "transfer_function",
     "weight_randomisation",
 ]
 
@@ -73,6 +103,7 @@ _HOMES = {
     "analysis.activation_figure": ("activation_panels",),
     "analysis.activation_plots": ("draw_activation", "draw_query"),
     "analysis.activations": ("ScanCache", "activation_maps", "scan_column", "scan_row"),
+    "analysis.alignment": ("Alignments", "blur_alignment"),
     "analysis.artefact_figure": ("artefact_panels",),
     "analysis.artefacts": ("Trace", "trace"),
     "analysis.attribution": ("Attribution",),
@@ -80,17 +111,26 @@ _HOMES = {
     "analysis.attributions": ("local_attribution",),
     "analysis.costs": ("Cost", "cost"),
     "analysis.erf": ("effective_receptive_field",),
-    "analysis.image_count": ("Convergence", "convergence"),
-    "analysis.order_check": ("Faithfulness", "faithfulness"),
     "analysis.field": ("ERF",),
+    "analysis.growth": ("Growth", "growth_curve"),
+    "analysis.half_planes": ("HalfPlaneShares", "half_plane_shares"),
+    "analysis.horizons": ("Horizons", "horizon_maps"),
+    "analysis.image_count": ("Convergence", "convergence"),
+    "analysis.knock_out_table": ("KnockOuts", "knock_out_effects"),
+    "analysis.knock_outs": ("knocked_out",),
     "analysis.layer_attributions": ("layer_attribution",),
+    "analysis.modes": ("ModeDifference", "mode_difference"),
+    "analysis.order_check": ("Faithfulness", "faithfulness"),
     "analysis.panels": ("erf_panels", "save_figure"),
     "analysis.plots": ("draw_colorbar", "draw_erf", "draw_radial_profile", "draw_signed_erf"),
+    "analysis.randomisation": ("Randomisation", "weight_randomisation"),
     "analysis.regions": ("RegionScalar",),
     "analysis.row_map": ("ScanRow",),
-    "analysis.randomisation": ("Randomisation", "weight_randomisation"),
-    "analysis.timing": ("Runtime", "runtime"),
+    "analysis.selection_share": ("Selection", "selection_shares"),
+    "analysis.structural": ("StructuralField", "structural_field"),
     "analysis.summary": ("summarise",),
+    "analysis.timing": ("Runtime", "runtime"),
+    "analysis.transfer": ("Transfer", "blur_transfer", "transfer_function"),
 }
 
 

@@ -151,6 +151,16 @@ class ScanCache:
         return self._sites[self._resolved(stage)]
 
     @property
+    def sites(self) -> Mapping[str, Site]:
+        """What is held of each stage: the mixer and what entered its block's branch."""
+        return self._sites
+
+    @property
+    def stamp(self) -> dict[str, Any]:
+        """What is known of the network, and the image's digest and size, in JSON values."""
+        return {**self._stamp, "images": [self._stamp["image"]], "size": list(self.size)}
+
+    @property
     def bytes(self) -> int:
         """Memory of what is held."""
         return sum(site.nbytes for site in self._sites.values())

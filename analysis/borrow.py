@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
+CHECKPOINT_ABOVE = 160 * 160
+"""Pixels from which on a large network's activations crowd a small machine's memory."""
+
 
 @contextmanager
 def borrowed(net: Callable[..., Any], *, checkpoint: bool = False) -> Iterator[None]:
@@ -45,3 +48,18 @@ def checkpoint_switch(net: Callable[..., Any]) -> bool | None:
     """Whether `net` recomputes its blocks in the backward pass; `None` where it has no such switch."""
     switch = getattr(net, "checkpoint", None)
     return switch if isinstance(switch, bool) else None
+
+
+def recomputes(net: Callable[..., Any], checkpoint: bool | str, pixels: int) -> bool:
+    """Whether the network shall recompute its blocks in the backward pass: as told, or at "auto" for large images.
+
+    Raises `ValueError` for another word, and where that is asked of a network without such a switch.
+    """
+    switch = checkpoint_switch(net)
+    if checkpoint == "auto":
+        return switch is not None and (switch or pixels > CHECKPOINT_ABOVE)
+    if not isinstance(checkpoint, bool):
+        raise ValueError(f'checkpoint is True, False or "auto"; got {checkpoint!r}')
+    if checkpoint and switch is None:
+        raise ValueError(f"{type(net).__name__} has no boolean attribute `checkpoint`; leave it at 'auto'")
+    return checkpoint

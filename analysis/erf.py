@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from analysis.borrow import borrowed, checkpoint_switch
+from analysis.borrow import borrowed, recomputes
 from analysis.field import ERF
 from analysis.inputs import check_fit, single_images
 from analysis.queries import Position, centred_on, query_positions
@@ -25,8 +25,6 @@ from analysis.sensitivity import (
     sensitivity,
 )
 from evssm.stamp import image_sha256, network_stamp
-
-CHECKPOINT_ABOVE = 160 * 160  # px; from there on a large network's activations crowd a small machine's memory
 
 
 def effective_receptive_field(
@@ -78,7 +76,7 @@ def effective_receptive_field(
     check_fit(net, inputs[0])
     h, w = inputs[0].shape[-2:]
     positions = query_positions(queries, h, w, n_queries=n_queries, seed=seed)
-    recompute = _recompute(net, checkpoint, h * w)
+    recompute = recomputes(net, checkpoint, h * w)
     stamp = network_stamp(net)
     starts = range(0, len(inputs), batch)
     tick = _counter(len(starts) * len(positions), progress)
@@ -158,18 +156,6 @@ def _check_maps(maps: Float[np.ndarray, "b h w"], first: int, of: int, estimator
                 f'image {index} (counted from 0, of {of}): the "{estimator}" map of {what} is zero '
                 f"everywhere, so it cannot be normalised; try {' or '.join([*advice, 'another query'])}"
             )
-
-
-def _recompute(net: Network, checkpoint: bool | str, pixels: int) -> bool:
-    """Whether the network shall recompute its blocks in the backward pass."""
-    switch = checkpoint_switch(net)
-    if checkpoint == "auto":
-        return switch is not None and (switch or pixels > CHECKPOINT_ABOVE)
-    if not isinstance(checkpoint, bool):
-        raise ValueError(f'checkpoint is True, False or "auto"; got {checkpoint!r}')
-    if checkpoint and switch is None:
-        raise ValueError(f"{type(net).__name__} has no boolean attribute `checkpoint`; leave it at 'auto'")
-    return checkpoint
 
 
 def _counter(queries: int, progress: Callable[[int, int], object] | None) -> Callable[[int], None]:

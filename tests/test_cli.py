@@ -451,3 +451,55 @@ def test_what_is_wrong_with_training_and_ablations_is_one_line(run, words, said)
     assert (status, out) == (2, "")
     assert err.count("\n") == 1
     assert said in err
+
+
+OWN_CONVOLUTION = """
+from torch import nn
+def net():
+    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 3, padding=1))
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "columns", "lines"),
+    [("growth", "name,scans,stride", 3), ("structure", "map,stride,cells", 1), ("transfer", "direction,from,to", 8)],
+)
+def test_measure_leaves_a_picture_a_table_and_a_sidecar(run, tmp_path, what, columns, lines):
+    (tmp_path / "own_measure.py").write_text(OWN_CONVOLUTION)
+    photo(tmp_path / "a.png")
+    words = ("--image", tmp_path / "a.png", "--sharp", tmp_path / "a.png", "--size", "24x40", "--out", "made")
+    status, out, err = run("measure", what, "own_measure:net", *words)
+    assert (status, err) == (0, "")
+    stem = f"made/{what}_own_measure_net"
+    assert out.split() == [f"{stem}{suffix}" for suffix in (".png", ".pdf", ".csv", ".json")]
+    header, *rows = (tmp_path / f"{stem}.csv").read_text().splitlines()
+    assert header.startswith(columns)
+    assert len(rows) >= lines
+    facts = json.loads((tmp_path / f"{stem}.json").read_text())
+    assert facts["command"].startswith(f"evssm measure {what} own_measure:net")
+    assert len(facts["rows"]) == len(rows)
+    assert facts["made"]["size"] == [24, 40]
+    assert Image.open(tmp_path / f"{stem}.png").text["evssm:command"] == facts["command"]
+
+
+def test_measure_says_in_a_line_what_cannot_be_asked(run, tmp_path):
+    image = photo(tmp_path / "a.png")
+    for words, said in (
+        (("alignment", "nafnet-compact", "--untrained", "--image", image), "--sharp"),
+        (("modes", "nafnet-compact", "--untrained", "--image", image), "--window"),
+        (("horizons", "nafnet-compact", "--untrained", "--image", image), "selective scan"),
+        (("modes", "evssm-compact", "--untrained", "--image", image, "--window", "7"), "multiple of 4"),
+        (("knock-outs", "nafnet-compact", "--untrained", "--image", image), "to knock out"),
+        (("growth", "nafnet-compact", "--image", image, "--weights", "none.pth"), "none.pth"),
+    ):
+        status, _, err = run("measure", *words, "--size", 24)
+        assert status == 2
+        assert said in err
+        assert err.count("\n") == 1
+
+
+def test_the_choices_of_measure_are_those_there_are():
+    from analysis.measures import MEASURES
+    from evssm.cli.measure import What
+
+    assert [what.value for what in What] == list(MEASURES)

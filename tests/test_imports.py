@@ -29,7 +29,7 @@ evssm.scores evssm.evaluate evssm.deblur
 evssm.loss evssm.machine
 evssm.training evssm.training.recipes evssm.training.optimisation evssm.training.crops evssm.training.checkpoint
 evssm.training.journal evssm.training.loop evssm.training.family evssm.training.run evssm.training.rerun
-analysis.inputs analysis.queries analysis.borrow analysis.sensitivity
+analysis.inputs analysis.queries analysis.borrow analysis.sensitivity analysis.making
 analysis.field_statistics analysis.field analysis.verdicts analysis.field_table analysis.erf
 analysis.kept
 analysis.orders analysis.deletion analysis.order_check
@@ -38,17 +38,19 @@ analysis.summary analysis.plots analysis.panels
 analysis.operations analysis.costs analysis.timing analysis.ablations
 analysis.ablation_table analysis.ablation_panel analysis.ablate analysis.trained_family analysis.findings
 analysis.scan_rows analysis.own_scans analysis.scan_branches analysis.module_rows analysis.row_map
-analysis.activations analysis.kept_rows analysis.activation_plots analysis.activation_figure
-analysis.regions analysis.lam analysis.attribution analysis.attributions analysis.kept_attributions
-analysis.layer_attributions analysis.attribution_figure
-analysis.scan_health analysis.artefacts analysis.artefact_figure
 analysis.activations analysis.row_faithfulness analysis.map_verdict
 analysis.check_plots analysis.check_panels
 analysis.kept_rows analysis.activation_plots analysis.activation_figure
+analysis.regions analysis.lam analysis.attribution analysis.attributions analysis.kept_attributions
+analysis.layer_attributions analysis.attribution_figure
+analysis.scan_health analysis.artefacts analysis.artefact_figure
+analysis.growth analysis.knock_outs analysis.half_planes analysis.knock_out_table analysis.modes
+analysis.horizons analysis.selection_share analysis.alignment analysis.transfer analysis.structural
+analysis.measure_frame analysis.measure_plots analysis.measure_panels analysis.measure_maps analysis.measures
 analysis
 evssm.cli.app evssm.cli.common evssm.cli.ablate evssm.cli.activation evssm.cli.attribute evssm.cli.cost
 evssm.cli.data evssm.cli.deblur evssm.cli.erf
-evssm.cli.evaluate evssm.cli.family evssm.cli.networks evssm.cli.trace evssm.cli.train
+evssm.cli.evaluate evssm.cli.family evssm.cli.measure evssm.cli.networks evssm.cli.trace evssm.cli.train
 evssm.cli evssm.__main__
 """.split()
 FILES = sorted([*ROOT.glob("evssm/**/*.py"), *ROOT.glob("analysis/**/*.py")])

@@ -16,6 +16,7 @@ from evssm.cli import (  # noqa: F401
     erf,
     evaluate,
     family,
+    measure,
     networks,
     trace,
     train,

@@ -10,8 +10,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def the_network(name: str, file: str | None, local: bool, untrained: bool, seed: int) -> Callable[..., Any]:
-    """The network to look at: one's own, one with weights, or where that is asked for an untrained one."""
+def the_network(
+    name: str, file: str | None, local: bool | tuple[int, ...], untrained: bool, seed: int
+) -> Callable[..., Any]:
+    """The network to look at: one's own, one with weights, or where that is asked for an untrained one.
+
+    `local` is the argument of that name of `build`.
+    """
     import torch
 
     from evssm.foreign import own_network
@@ -20,7 +25,7 @@ def the_network(name: str, file: str | None, local: bool, untrained: bool, seed:
 
     if ":" in name:
         return own_network(name)
-    overrides = {"local": True} if local else {}
+    overrides = {"local": local} if local else {}
     if file or (name in bundled() and not untrained):
         return load(file or name, name=name if file else None, **overrides)
     torch.manual_seed(seed)

@@ -1,0 +1,152 @@
+"""`evssm measure`."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from evssm.cli.app import app
+from evssm.cli.common import file_for, plain, progress, the_images, the_network, the_queries, the_size, told_in_a_line
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+EXTENTS = (8, 24)
+"""Pixels of straight motion in the bundled photographs that networks are shown: of the kind that ours learn from."""
+
+
+class What(StrEnum):
+    """The names in `analysis.measures.MEASURES`, written again since `--help` may not import it."""
+
+    growth = "growth"
+    half_planes = "half-planes"
+    horizons = "horizons"
+    selection = "selection"
+    knock_outs = "knock-outs"
+    modes = "modes"
+    alignment = "alignment"
+    transfer = "transfer"
+    structure = "structure"
+
+
+@app.command(epilog="Example: evssm measure growth evssm-compact --size 128 --out results")
+def measure(
+    what: Annotated[What, typer.Argument(help="What to measure.")],
+    network: Annotated[
+        str, typer.Argument(help="A name from `evssm list`, or your own network as package.module:callable.")
+    ],
+    weights: Annotated[str | None, typer.Option(help="Weights: an official checkpoint or a file of our own.")] = None,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(help="A blurred image or a folder of them; bundled photographs, moved straight, otherwise."),
+    ] = None,
+    sharp: Annotated[
+        list[Path] | None,
+        typer.Option(help="Sharp images: those of --image in the same order, for PSNR, or those to blur."),
+    ] = None,
+    size: Annotated[str, typer.Option(help="What is cut from the middle of each image: N or HxW pixels.")] = "128",
+    count: Annotated[int, typer.Option(help="At most so many images.", min=1)] = 4,
+    query: Annotated[str, typer.Option(help="The pixel asked: ROW,COLUMN of what was cut, or centre.")] = "centre",
+    stages: Annotated[list[str] | None, typer.Option(help="Patterns of stage names, such as encoder.0.*.")] = None,
+    local: Annotated[bool, typer.Option("--local", help="Released test-time windows (EVSSM, NAFNet).")] = False,
+    window: Annotated[
+        int | None,
+        typer.Option(help="Windows of so many image px (EVSSM), or for training crops of that size (NAFNet)."),
+    ] = None,
+    length: Annotated[float, typer.Option(help="Of the straight blur for transfer, in px.")] = 8.0,
+    angle: Annotated[float, typer.Option(help="Of that blur, in degrees, anticlockwise from the right.")] = 0.0,
+    untrained: Annotated[
+        bool,
+        typer.Option("--untrained", help="Random weights, also where trained ones are bundled; the picture says so."),
+    ] = False,
+    seed: Annotated[int, typer.Option(help="For random weights and random probes.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("measure"),
+) -> None:
+    """A network beyond the picture of its receptive field: a figure, a table as .csv, and how it was made as .json.
+
+    growth: how far the query sees after every block. half-planes: on which sides. horizons: how far back every scan
+    remembers. selection: steering against routing in every scan. knock-outs: without scans, turns or windows. modes: in
+    windows and on the whole map (with --local or --window). alignment: whether the field turns with the blur. transfer:
+    gain by frequency beside the ideal inverse. structure: what a pixel can reach, whatever the weights.
+    """
+    from analysis.measures import MEASURES, Question
+    from analysis.panels import save_figure
+    from evssm.sidecar import command_line, write_sidecar
+
+    names, blurred, clear = _pairs(image or [], sharp or [], size, count)
+    net, whole = _networks(network, weights, local, window, untrained, seed, both=what is What.modes)
+    place = the_queries(query)
+    chosen = MEASURES[what.value]
+    with progress() as track, told_in_a_line(network, own=":" in network):
+        question = Question(
+            blurred,
+            clear,
+            query=place if isinstance(place, str) else place[0],
+            stages=stages or None,
+            seed=seed,
+            length=length,
+            angle=angle,
+            whole=whole,
+            progress=track(f"{what.value} of {network}"),
+        )
+        found = chosen.ask(net, question)
+    out.mkdir(parents=True, exist_ok=True)
+    stem = out / f"{what.value}_{plain(network)}"
+    picture = save_figure(chosen.draw(found), stem, command=command_line())
+    table = _write_table(stem.with_suffix(".csv"), found.rows())
+    facts = {"command": command_line(), "what": what.value, "images": names, "made": found.provenance}
+    sidecar = write_sidecar(stem.with_suffix(".json"), {**facts, "rows": found.rows()})
+    for path in (*picture, table, sidecar):
+        typer.echo(path)
+
+
+def _pairs(
+    image: list[Path], sharp: list[Path], size: str, count: int
+) -> "tuple[list[str], list[Tensor], list[Tensor] | None]":
+    """Names, blurred images and, where they are known, the sharp ones."""
+    from evssm.data.embedded import embedded_test
+    from evssm.images import crop_centre
+
+    if sharp and not image:
+        image = sharp  # alone they are what is to be blurred
+    if not image:
+        h, w = the_size(size)
+        pairs = embedded_test(extents=EXTENTS, straight=True)
+        chosen = [pairs[i] for i in range(min(count, len(pairs)))]
+        cut = [[crop_centre(x, h, w) for x in (pair.blurred, pair.sharp)] for pair in chosen]
+        return [pair.name for pair in chosen], [b for b, _ in cut], [s for _, s in cut]
+    found = dict(list(the_images(image, size).items())[:count])
+    if not sharp:
+        return list(found), list(found.values()), None
+    beside = list(the_images(sharp, size).values())[:count]
+    if len(beside) != len(found):
+        raise ValueError(f"{len(found)} blurred images and {len(beside)} sharp ones do not belong together")
+    return list(found), list(found.values()), beside
+
+
+def _networks(
+    name: str, weights: str | None, local: bool, window: int | None, untrained: bool, seed: int, *, both: bool
+) -> tuple[Any, Any]:
+    """The network in the mode asked for and, where `both` are wanted, without windows; `None` where it has none."""
+    file = file_for(name, [name], [weights] if weights else [])
+    mode: Any = local
+    if window is not None:
+        if window < 4 or window % 4:
+            raise ValueError(f"--window {window} is no multiple of 4 px; each level halves it, try 64")
+        mode = (window, window) if name.startswith("nafnet") else (window, window // 2, window // 4)
+    whole = the_network(name, file, False, untrained, seed) if both and mode else None
+    return the_network(name, file, mode, untrained, seed), whole
+
+
+def _write_table(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """The path, once it holds a line for each row under the names of the columns; whole or not at all."""
+    import csv
+
+    from evssm.provenance import written_whole
+
+    with written_whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
