@@ -154,7 +154,7 @@ def test_level_a7_is_the_jacobian_along_the_output_and_its_support_is_tight(kind
 def skip_at(branch, cell, window):
     """D u of all directions at a pixel of the map."""
     cell = module_rows._within(cell, window)
-    steps = [module_rows._step(turn, cell, *branch.size) for turn, _ in branch.scans]
+    steps = [module_rows.step_of(turn, cell, *branch.size) for turn, _ in branch.scans]
     return sum(scan.D * scan.u[:, t] for t, (_, scan) in zip(steps, branch.scans, strict=True))
 
 
@@ -249,7 +249,7 @@ def test_a_constant_scan_in_four_directions_has_no_side():
     alone = scan_rows.row(scan, n * n // 2)
     maps = [module_rows._as_map(alone, turn, n, n)[0] for turn in FOUR]
     for turn, field in zip(FOUR, maps, strict=True):
-        assert module_rows._step(turn, middle, n, n) == n * n // 2
+        assert module_rows.step_of(turn, middle, n, n) == n * n // 2
         assert torch.equal(turn(field), maps[0])
     total = sum(maps)
     assert_close(total, HALF_TURN(total))
