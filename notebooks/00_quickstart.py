@@ -23,18 +23,17 @@ import matplotlib.pyplot as plt
 import torch
 
 from analysis import draw_radial_profile, effective_receptive_field, erf_panels
-from evssm import MODELS, build, record, stages
+from evssm import MODELS, load, record, stages
 from evssm.photographs import photographs
 
 MODELS_HERE = ("evssm-compact", "nafnet-compact")
 
 # %% [markdown]
-# Two networks. They are *untrained*: trained weights come from a file (`evssm.load`, `evssm.from_official`), never from
-# `build`. Every picture below says so by itself.
+# Two small networks that come trained with the package. Official weights come from a file (`evssm.from_official`), and
+# `build` gives untrained ones, which every picture says by itself.
 
 # %%
-torch.manual_seed(0)
-nets = {name: build(name) for name in MODELS_HERE}
+nets = {name: load(name) for name in MODELS_HERE}
 {name: (MODELS[name].summary, sum(p.numel() for p in net.parameters())) for name, net in nets.items()}
 
 # %% [markdown]
