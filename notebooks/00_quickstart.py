@@ -37,7 +37,8 @@ nets = {name: load(name) for name in MODELS_HERE}
 {name: (MODELS[name].summary, sum(p.numel() for p in net.parameters())) for name, net in nets.items()}
 
 # %% [markdown]
-# Real photographs, cut from the middle and never resized, since resizing would sharpen them. Any size works.
+# Real photographs, cut from the middle and never resized, since resizing would sharpen them. Any size works. The
+# networks were trained on the motorcycle, the astronaut and the rocket, not on coffee and chelsea.
 
 # %%
 images = photographs((96, 128))
@@ -114,5 +115,6 @@ untrained = [name for name, field in fields.items() if field.untrained]
 print(
     f"On these {len(images)} photographs 90 % of the sensitivity lies within {radii[wide]:.0f} px for {wide}, "
     f"within {radii[narrow]:.0f} px for {narrow}.\n"
-    f"Untrained: {', '.join(untrained) or 'none'}. Such a field says how a network is built, not what it has learnt."
+    f"Untrained: {', '.join(untrained) or 'none'}. A field of untrained weights says how a network is built, not "
+    "what it has learnt."
 )
