@@ -7,14 +7,13 @@ from functools import cached_property
 from math import inf
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
 
 import numpy as np
 from jaxtyping import Float
 
 from analysis import field_statistics
+from analysis.archive import protect, read_archive, write_archive
 from analysis.regions import Box
-from evssm.provenance import existing_file, written_whole
 
 FLOOR = 1e-7
 """What Gu & Dong's code adds to a map, relative to its maximum, before the Gini coefficient."""
@@ -37,9 +36,7 @@ class Attribution:
     provenance: dict[str, Any]
 
     def __post_init__(self) -> None:
-        array = self.per_channel.view()
-        array.flags.writeable = False
-        object.__setattr__(self, "per_channel", array)
+        protect(self, "per_channel")
 
     def __repr__(self) -> str:
         _, h, w = self.per_channel.shape
@@ -139,9 +136,7 @@ def save_attributions(path: str | Path, found: Mapping[str, Attribution]) -> Pat
         }
         for name, one in found.items()
     }
-    with written_whole(path) as part, part.open("wb") as file:
-        np.savez_compressed(file, attributions=np.array(json.dumps(facts, allow_nan=False)), **arrays)
-    return Path(path)
+    return write_archive(path, "attributions", facts, arrays)
 
 
 def load_attributions(path: str | Path) -> dict[str, Attribution]:
@@ -149,15 +144,6 @@ def load_attributions(path: str | Path) -> dict[str, Attribution]:
 
     `FileNotFoundError` where there is no file, and a `ValueError` of one line for any other content.
     """
-    path = existing_file(path, "attributions")
-    try:
-        if not is_zipfile(path):
-            raise ValueError("it is no whole zip archive")
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as entries:
-            facts = json.loads(str(entries["attributions"]))
-            return {
-                name: Attribution(entries[name], **{**fact, "box": tuple(fact["box"])}) for name, fact in facts.items()
-            }
-    except Exception as error:  # a damaged zip, array header or text each has errors of its own
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} holds no attributions that save_attributions wrote: {reason}") from error
+    with read_archive(path, "attributions", "save_attributions") as entries:
+        facts = json.loads(str(entries["attributions"]))
+        return {name: Attribution(entries[name], **{**fact, "box": tuple(fact["box"])}) for name, fact in facts.items()}

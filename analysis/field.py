@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from analysis import field_statistics
+from analysis.archive import protect
 from analysis.field_statistics import Asymmetry, HalfPlanes, Number, RadialProfile, Spread
 from evssm.bootstrap import percentile_interval
 from evssm.provenance import existing_file, kind_of_content, written_whole
@@ -44,10 +45,7 @@ class ERF:
                 f"maps {self.per_image.shape}, masses {self.mass.shape} and coverage {self.coverage.shape} "
                 "do not belong together; a field has (n, h, w), (n,) and (h, w)"
             )
-        for name in ARRAYS:
-            array = getattr(self, name).view()
-            array.flags.writeable = False
-            object.__setattr__(self, name, array)
+        protect(self, *ARRAYS)
 
     def __repr__(self) -> str:
         n, h, w = self.per_image.shape

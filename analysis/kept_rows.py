@@ -4,14 +4,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
 
-import numpy as np
 from torch import Tensor
 
 from analysis.activations import ScanCache, knows_its_scans, query_pixel, scanning_stages
+from analysis.archive import read_archive, write_archive
 from analysis.row_map import ScanRow
-from evssm.provenance import existing_file, written_whole
 from evssm.stamp import image_sha256, network_stamp
 
 ARRAYS = ("map", "support", "rebuilt", "output", "per_channel")
@@ -31,9 +29,7 @@ def save_rows(path: str | Path, rows: Mapping[str, ScanRow]) -> Path:
         if getattr(row, part) is not None
     }
     facts = {name: {fact: getattr(row, fact) for fact in FACTS} for name, row in rows.items()}
-    with written_whole(path) as part, part.open("wb") as file:
-        np.savez_compressed(file, rows=np.array(json.dumps(facts, allow_nan=False)), **arrays)
-    return Path(path)
+    return write_archive(path, "rows", facts, arrays)
 
 
 def load_rows(path: str | Path) -> dict[str, ScanRow]:
@@ -41,16 +37,9 @@ def load_rows(path: str | Path) -> dict[str, ScanRow]:
 
     `FileNotFoundError` where there is no file, and a `ValueError` of one line for any other content.
     """
-    path = existing_file(path, "activation maps")
-    try:
-        if not is_zipfile(path):
-            raise ValueError("it is no whole zip archive")
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as entries:
-            facts = json.loads(str(entries["rows"]))
-            return {name: _row(name, fact, entries) for name, fact in facts.items()}
-    except Exception as error:  # a damaged zip, array header or text each has errors of its own
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} holds no activation maps that save_rows wrote: {reason}") from error
+    with read_archive(path, "activation maps", "save_rows") as entries:
+        facts = json.loads(str(entries["rows"]))
+        return {name: _row(name, fact, entries) for name, fact in facts.items()}
 
 
 def _row(name: str, facts: dict[str, Any], entries: Any) -> ScanRow:

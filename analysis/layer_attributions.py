@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from analysis.archive import protect
 from analysis.attributions import region_of, single_image
 from analysis.borrow import borrowed
 from analysis.regions import Box, RegionScalar
@@ -39,9 +40,7 @@ class LayerMap:
     provenance: dict[str, Any]
 
     def __post_init__(self) -> None:
-        array = self.per_channel.view()
-        array.flags.writeable = False
-        object.__setattr__(self, "per_channel", array)
+        protect(self, "per_channel")
 
     def __repr__(self) -> str:
         c, h, w = self.per_channel.shape

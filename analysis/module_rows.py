@@ -119,7 +119,7 @@ def module_row(site: Site, cell: Cell, level: str, *, residual: bool = True) -> 
     parts, emphasis, share = [], None, 1 / len(site.around(cell))
     total, support = None, torch.zeros(site.x.shape[-2:], dtype=torch.bool)
     for window in site.around(cell):
-        place = _within(cell, window)
+        place = within(cell, window)
         if level == "A5":
             branch: Branch | BareScans = site.branch(window)
             part = _gated(site.branch(window), place)
@@ -142,7 +142,7 @@ def module_column(site: Site, cell: Cell, level: str) -> Line:
     parts, total, support = [], None, torch.zeros(site.x.shape[-2:], dtype=torch.bool)
     for window in site.around(cell):
         branch = site.scanned(window)
-        part = _sent(branch, _within(cell, window), level)
+        part = _sent(branch, within(cell, window), level)
         support[window] |= branch.reach(part.seen, level)
         total = _into(total, part.line, window, site)
         parts.append(part)
@@ -210,7 +210,7 @@ def _branch_row(site: Site, cell: Cell, level: str, residual: bool) -> Line:
     total, support = torch.zeros_like(site.x[0]), torch.zeros_like(site.x[0, 0], dtype=torch.bool)
     constant = total.new_zeros(())
     for window in around:
-        place = _within(cell, window)
+        place = within(cell, window)
         if level == "A6":
             line, reach, added = _frozen(site, window, place, direction / len(around))
             constant = constant + added
@@ -253,7 +253,7 @@ def _jacobian(site: Site, window: Window, cell: Cell, direction: Tensor) -> tupl
 
 def _answer(site: Site, x: Tensor, around: list[Window], cell: Cell, residual: bool) -> Float[Tensor, " c"]:
     """The output of the block's branch at `cell`."""
-    parts = [site.mixer(site.entering(x[(..., *window)]))[(0, ..., *_within(cell, window))] for window in around]
+    parts = [site.mixer(site.entering(x[(..., *window)]))[(0, ..., *within(cell, window))] for window in around]
     mean = torch.stack(parts).mean(dim=0)
     return mean + x[(0, ..., *cell)] if residual else mean
 
@@ -318,5 +318,6 @@ def step_of(turn: D4, cell: Cell, h: int, w: int) -> int:
     return r * turn.size(h, w)[1] + c
 
 
-def _within(cell: Cell, window: Window) -> Cell:
+def within(cell: Cell, window: Window) -> Cell:
+    """The pixel, counted from the window's corner."""
     return cell[0] - window[0].start, cell[1] - window[1].start

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from analysis.archive import protect
+
 REDUCTIONS: dict[str, str] = {
     "abs": "mean over channels of the absolute value",
     "rms": "root of the mean square over channels",
@@ -49,12 +51,7 @@ class ScanRow:
     provenance: dict[str, Any]
 
     def __post_init__(self) -> None:
-        for name in ("map", "per_channel", "support", "rebuilt", "output"):
-            array = getattr(self, name)
-            if array is not None:
-                array = array.view()
-                array.flags.writeable = False
-                object.__setattr__(self, name, array)
+        protect(self, "map", "per_channel", "support", "rebuilt", "output")
 
     def __repr__(self) -> str:
         h, w = self.map.shape

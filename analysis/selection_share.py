@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from analysis.activations import Query, ScanCache, query_pixel
 from analysis.borrow import borrowed
-from analysis.module_rows import Site
+from analysis.module_rows import Site, step_of, within
 from analysis.scan_rows import Scan, first, scan_output
 from evssm.mamba2 import Mamba2
 from evssm.mixer import SS2D
@@ -124,8 +124,8 @@ def _of_site(name: str, site: Site, query: tuple[int, int], probes: int, generat
     with borrowed(nn.ModuleList([site.mixer])):
         for window in site.around(cell):
             x = site.entering(site.x[(..., *window)]).detach()
-            at = (cell[0] - window[0].start, cell[1] - window[1].start)
-            steps = [_step(turn, at, x) for turn in site.branch(window).directions]
+            at, (h, w) = within(cell, window), x.shape[-2:]
+            steps = [step_of(turn, at, h, w) for turn in site.branch(window).directions]
             both = split_row(lambda x: _scans(site.mixer, x), x, steps, directions)
             for into, part in zip((total, routed), both, strict=True):
                 into[(..., *window)] += part[:, 0]
@@ -143,12 +143,6 @@ def _scans(mixer: nn.Module, x: Tensor) -> list[Scan]:
         return [Scan.of(inputs) for inputs in mixer.each_scan(x)]
     assert isinstance(mixer, Mamba2)
     return [Scan.of(mixer.scan_inputs(x))]
-
-
-def _step(turn: Any, cell: tuple[int, int], x: Tensor) -> int:
-    h, w = x.shape[-2:]
-    r, c = turn.points(cell, h, w)
-    return r * turn.size(h, w)[1] + c
 
 
 def _quotient(part: float, whole: float) -> float:

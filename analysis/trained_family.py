@@ -9,7 +9,9 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+from analysis.ablate import COUNTED_AT
 from analysis.costs import cost
+from evssm.data.embedded import embedded_test
 from evssm.data.pairs import Pairs
 from evssm.evaluate import evaluate
 from evssm.metrics import Protocol
@@ -21,8 +23,6 @@ from evssm.weights import load
 
 LEAST_GAIN = 0.5
 """Mean gain in dB over the blurred held-out photographs below which a network does not come with the package."""
-
-COUNTED_AT = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +69,12 @@ def reached(
     taken = cost(net, COUNTED_AT)
     parameters = sum(weights.numel() for weights in net.parameters())
     return Reached(name, scores, windowed, net.provenance, parameters, taken.conv_linear_macs)
+
+
+def straight_test(extents: Sequence[int]) -> tuple[Pairs, str]:
+    """The held-out photographs, moved along lines as in the family's training, and what a table calls them."""
+    text = ", ".join(map(str, extents))
+    return embedded_test(extents=extents, straight=True), f"straight camera motion of {text} px on held-out photographs"
 
 
 def family_table(members: Sequence[Reached], *, data: str) -> str:

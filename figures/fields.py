@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from analysis.ablate import files_of
 from analysis.field import ERF
 from analysis.field_table import field_table
 from analysis.kept import kept_field
@@ -37,7 +38,7 @@ def held_out() -> list[Tensor]:
 def fields_of_seeds(figure: str, name: str, images: Sequence[Tensor]) -> list[ERF]:
     """The fields of a network, one per bundled seed; of fresh weights where none is bundled."""
     (HERE / "data").mkdir(exist_ok=True)
-    seeds = [found for found in (name, *(f"{name}-seed{k}" for k in range(1, 10))) if found in bundled()]
+    seeds = list(files_of(name, bundled()))
     return [
         kept_field(
             HERE / "data" / f"{figure}_{seed}.npz",

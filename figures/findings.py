@@ -13,10 +13,9 @@ from analysis.ablations import ABLATIONS
 from analysis.field import ERF
 from analysis.field_table import BEYOND, field_table
 from analysis.findings import Section, findings_page
-from analysis.trained_family import family_table, reached
+from analysis.trained_family import family_table, reached, straight_test
 from analysis.verdicts import Verdict, compare
 from evssm.cli.ablate import EXTENTS
-from evssm.data.embedded import embedded_test
 from evssm.metrics import Protocol
 from evssm.provenance import written_whole
 from evssm.weights import bundled
@@ -27,8 +26,7 @@ COMMAND = "python figures/make.py findings"
 
 def make() -> list[Path]:
     torch.set_num_threads(1)  # so that scores do not depend on the machine's cores
-    pairs = embedded_test(extents=EXTENTS, straight=True)
-    data = f"straight camera motion of {', '.join(map(str, EXTENTS))} px on held-out photographs"
+    pairs, data = straight_test(EXTENTS)
     members = [reached(name, path, pairs, data, SCORES, progress=counter(name)) for name, path in bundled().items()]
     networks, nearer = erf_networks.measured()
     turned, larger = erf_transforms.measured()

@@ -29,7 +29,7 @@ evssm.scores evssm.evaluate evssm.deblur
 evssm.loss evssm.machine
 evssm.training evssm.training.recipes evssm.training.optimisation evssm.training.crops evssm.training.checkpoint
 evssm.training.journal evssm.training.loop evssm.training.family evssm.training.run evssm.training.rerun
-analysis.inputs analysis.queries analysis.borrow analysis.sensitivity analysis.making
+analysis.archive analysis.inputs analysis.queries analysis.borrow analysis.sensitivity analysis.making
 analysis.field_statistics analysis.field analysis.verdicts analysis.field_table analysis.erf
 analysis.kept
 analysis.orders analysis.deletion analysis.order_check

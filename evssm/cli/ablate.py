@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evssm.cli.app import app
-from evssm.cli.common import progress
+from evssm.cli.common import demand_files, progress, trained_files
 
 if TYPE_CHECKING:
     from evssm.data.pairs import Pairs
@@ -43,7 +43,6 @@ def ablate(
     from analysis.ablations import ABLATIONS
     from evssm.data.embedded import embedded_test
     from evssm.sidecar import command_line
-    from evssm.weights import bundled
 
     if unknown := sorted(set(names or ()) - set(ABLATIONS)):
         raise ValueError(f"no ablation is called {', '.join(unknown)}; there are {', '.join(ABLATIONS)}")
@@ -61,9 +60,8 @@ def ablate(
             files = _trial(wanted, out / "weights", track)
             pairs, data = _middles(pairs), f"{data}, middles of 64 px"
         else:
-            files = {path.stem: path for path in sorted(weights.glob("*.safetensors"))} if weights else bundled()
-        if not files:
-            raise ValueError(f"no weights in {weights or 'this package'}; train them: evssm train --family --out runs")
+            files = trained_files(weights)
+        demand_files(files, weights)
         for ablation in chosen:
             for path in measured(ablation, files, pairs, data, out, command=command_line(), progress=track):
                 typer.echo(path)

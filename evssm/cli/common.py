@@ -146,6 +146,37 @@ def plain(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name)
 
 
+def advance(bar: Callable[..., None], done: int, total: int, latest: dict[str, float]) -> None:
+    """Moves the bar of a training on, with its latest loss and scores beside it."""
+    bar(done, total, **latest)
+
+
+def trained_files(folder: Path | None) -> dict[str, Path]:
+    """The weights in a folder by name, or those that come with the package."""
+    from evssm.weights import bundled
+
+    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))} if folder else bundled()
+
+
+def demand_files(files: dict[str, Path], folder: Path | None) -> None:
+    """`ValueError` where nothing is to be measured."""
+    if not files:
+        raise ValueError(f"no weights in {folder or 'this package'}; train them: evssm train --family --out runs")
+
+
+def write_table(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """The path, once it holds a line for each row under the names of the columns; whole or not at all."""
+    import csv
+
+    from evssm.provenance import written_whole
+
+    with written_whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
 def peak_memory() -> int:
     """Bytes of memory that this process held at most."""
     import resource

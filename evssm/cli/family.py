@@ -1,18 +1,14 @@
 """`evssm family`."""
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from evssm.cli.ablate import EXTENTS
 from evssm.cli.app import app
-from evssm.cli.common import progress
-
-if TYPE_CHECKING:
-    from evssm.data.pairs import Pairs
+from evssm.cli.common import advance, demand_files, progress, trained_files
 
 
 @app.command(epilog="Example: evssm family --out family")
@@ -34,20 +30,16 @@ def family(
     """
     import torch
 
-    from analysis.trained_family import bundle, family_table, reached
-    from evssm.data.embedded import embedded_test
+    from analysis.trained_family import bundle, family_table, reached, straight_test
     from evssm.provenance import written_whole
-    from evssm.weights import bundled
 
-    files = {path.stem: path for path in sorted(weights.glob("*.safetensors"))} if weights else bundled()
-    if not files:
-        raise ValueError(f"no weights in {weights or 'this package'}; train them: evssm train --family --out runs")
+    files = trained_files(weights)
+    demand_files(files, weights)
     torch.set_num_threads(1)  # so that no digit depends on the machine's cores
     if rerun:
         _rerun(files, rerun)
         return
-    pairs: Pairs = embedded_test(extents=EXTENTS, straight=True)
-    data = f"straight camera motion of {', '.join(map(str, EXTENTS))} px on held-out photographs"
+    pairs, data = straight_test(EXTENTS)
     with progress() as track:
         members = [
             reached(name, path, pairs, data, out / "scores", progress=track(name)) for name, path in files.items()
@@ -70,12 +62,8 @@ def _rerun(files: dict[str, Path], steps: int) -> None:
         for name, file in files.items():
             beside = file.with_suffix(".csv")
             log = beside if beside.exists() else file.with_suffix("") / LOG
-            found = first_difference(file, log, steps, report=partial(_advance, track(name)))
+            found = first_difference(file, log, steps, report=partial(advance, track(name)))
             typer.echo(f"{name}: {found or f'{steps} steps, every digit as logged'}")
             differing += found is not None
     if differing:
         raise typer.Exit(1)
-
-
-def _advance(bar: Callable[..., None], done: int, total: int, latest: dict[str, float]) -> None:
-    bar(done, total, **latest)

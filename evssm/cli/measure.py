@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evssm.cli.app import app
-from evssm.cli.common import file_for, plain, progress, the_images, the_network, the_queries, the_size, told_in_a_line
+from evssm.cli.common import (
+    file_for,
+    plain,
+    progress,
+    the_images,
+    the_network,
+    the_queries,
+    the_size,
+    told_in_a_line,
+    write_table,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,7 +104,7 @@ def measure(
     out.mkdir(parents=True, exist_ok=True)
     stem = out / f"{what.value}_{plain(network)}"
     picture = save_figure(chosen.draw(found), stem, command=command_line())
-    table = _write_table(stem.with_suffix(".csv"), found.rows())
+    table = write_table(stem.with_suffix(".csv"), found.rows())
     facts = {"command": command_line(), "what": what.value, "images": names, "made": found.provenance}
     sidecar = write_sidecar(stem.with_suffix(".json"), {**facts, "rows": found.rows()})
     for path in (*picture, table, sidecar):
@@ -137,16 +147,3 @@ def _networks(
         mode = (window, window) if name.startswith("nafnet") else (window, window // 2, window // 4)
     whole = the_network(name, file, False, untrained, seed) if both and mode else None
     return the_network(name, file, mode, untrained, seed), whole
-
-
-def _write_table(path: Path, rows: list[dict[str, Any]]) -> Path:
-    """The path, once it holds a line for each row under the names of the columns; whole or not at all."""
-    import csv
-
-    from evssm.provenance import written_whole
-
-    with written_whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return path

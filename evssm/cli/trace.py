@@ -1,13 +1,12 @@
 """`evssm trace`."""
 
-import csv
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from evssm.cli.app import app
-from evssm.cli.common import peak_memory, plain, progress, the_network, told_in_a_line, whole_photograph
+from evssm.cli.common import peak_memory, plain, progress, the_network, told_in_a_line, whole_photograph, write_table
 
 
 @app.command(epilog="Example: evssm trace evssm blotches.png --weights net_g_GoPro.pth --local --normal fine.png")
@@ -44,7 +43,6 @@ def trace(
     from analysis.artefacts import FACTOR, table
     from analysis.artefacts import trace as run
     from analysis.panels import save_figure
-    from evssm.provenance import written_whole
     from evssm.sidecar import command_line, write_sidecar
 
     _, photograph = whole_photograph(image, size)
@@ -62,11 +60,7 @@ def trace(
     stem = f"trace_{plain(network)}"
     figure = artefact_panels(found, photograph, factor=times, normal=usual)
     picture = save_figure(figure, out / stem, command=command_line())
-    rows = table(found)
-    with written_whole(out / f"{stem}.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    numbers = write_table(out / f"{stem}.csv", table(found))
     first = found.first(times, usual)
     facts = {
         "command": command_line(),
@@ -80,7 +74,7 @@ def trace(
         "made": found.provenance,
     }
     sidecar = write_sidecar(out / f"{stem}.json", facts)
-    for path in (*picture, out / f"{stem}.csv", sidecar):
+    for path in (*picture, numbers, sidecar):
         typer.echo(path)
     typer.echo(f"output: {found.health.describe() or 'all values finite and near [0, 1]'}")
     if first is None:

@@ -1,6 +1,5 @@
 """`evssm train`."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from evssm.cli.app import app
-from evssm.cli.common import progress
+from evssm.cli.common import advance, progress
 
 
 @app.command(
@@ -77,13 +76,9 @@ def train(
                 out,
                 seed=member.seed,
                 start=start,
-                report=partial(_advance, track(member.name)),
+                report=partial(advance, track(member.name)),
                 accelerator=accelerator,
                 devices=devices,
                 num_nodes=nodes,
             )
             typer.echo(path)
-
-
-def _advance(bar: Callable[..., None], done: int, total: int, latest: dict[str, float]) -> None:
-    bar(done, total, **latest)

@@ -153,7 +153,7 @@ def test_level_a7_is_the_jacobian_along_the_output_and_its_support_is_tight(kind
 
 def skip_at(branch, cell, window):
     """D u of all directions at a pixel of the map."""
-    cell = module_rows._within(cell, window)
+    cell = module_rows.within(cell, window)
     steps = [module_rows.step_of(turn, cell, *branch.size) for turn, _ in branch.scans]
     return sum(scan.D * scan.u[:, t] for t, (_, scan) in zip(steps, branch.scans, strict=True))
 
