@@ -71,9 +71,9 @@ def reached(
     return Reached(name, scores, windowed, net.provenance, parameters, taken.conv_linear_macs)
 
 
-def straight_test(extents: Sequence[int]) -> tuple[Pairs, str]:
+def straight_test(extents: Sequence[float]) -> tuple[Pairs, str]:
     """The held-out photographs, moved along lines as in the family's training, and what a table calls them."""
-    text = ", ".join(map(str, extents))
+    text = ", ".join(f"{extent:g}" for extent in extents)
     return embedded_test(extents=extents, straight=True), f"straight camera motion of {text} px on held-out photographs"
 
 

@@ -41,7 +41,7 @@ def ablate(
 
     from analysis.ablate import ablate as measured
     from analysis.ablations import ABLATIONS
-    from evssm.data.embedded import embedded_test
+    from analysis.trained_family import straight_test
     from evssm.sidecar import command_line
 
     if unknown := sorted(set(names or ()) - set(ABLATIONS)):
@@ -52,8 +52,7 @@ def ablate(
     sizes = _extents(extents)
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # so that scores do not depend on the machine's cores
-    pairs: Pairs = embedded_test(extents=sizes, straight=True)
-    data = f"straight camera motion of {extents} px on held-out photographs"
+    pairs, data = straight_test(sizes)
     with progress() as track:
         if profile == "smoke":
             wanted = {method.network for ablation in chosen for method in ablation.methods} - {""}
