@@ -1,10 +1,14 @@
 """Our state-dict keys and the official repositories' keys, side by side."""
 
 import re
+from collections.abc import Mapping
+from typing import TypeVar
 
 from torch import nn
 
 from evssm.models.description import Naming
+
+T = TypeVar("T")
 
 
 def official_keys(net: nn.Module, naming: Naming) -> dict[str, str]:
@@ -21,3 +25,10 @@ def official_keys(net: nn.Module, naming: Naming) -> dict[str, str]:
         return starts[0] if starts else len(naming.order)
 
     return {official: pairs[official] for official in sorted(pairs, key=place)}
+
+
+def entries_read(entries: Mapping[str, T], naming: Naming) -> dict[str, T]:
+    """What the official network reads of a released file, under its state dict's keys."""
+    read = {key: value for key, value in entries.items() if not re.fullmatch(naming.unread, key)}
+    whole = all(key.startswith(naming.prefix) for key in read)
+    return {key.removeprefix(naming.prefix) if whole else key: value for key, value in read.items()}

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from evssm.models import MODELS, build
 from evssm.models.description import Recipe, Shapes
-from evssm.naming import official_keys
+from evssm.naming import entries_read, official_keys
 from evssm.provenance import (
     Provenance,
     existing_file,
@@ -79,9 +79,10 @@ def from_official(name: str, state_dict_or_path: Mapping[str, Any] | str | Path,
             raise ValueError(
                 f"{file} is a file of this package, not an official checkpoint; load({str(file)!r}) reads it"
             )
-    state = _tensors(_unwrapped(entries), what)
+    found = _tensors(_unwrapped(entries), what)
+    naming = MODELS[name].naming if name in MODELS else None
+    state = entries_read(found, naming) if naming else found
     arguments, expected = _skeleton(name, state, overrides)
-    naming = MODELS[name].naming
     if naming is None:
         raise ValueError(
             f"{name} has no official counterpart whose checkpoints it could read; load reads our own files"
@@ -89,7 +90,7 @@ def from_official(name: str, state_dict_or_path: Mapping[str, Any] | str | Path,
     keys = official_keys(expected, naming)
     ours = expected.state_dict()
     if differences := _differences({key: ours[mine] for key, mine in keys.items()}, state):
-        fits = _fitting(_shapes(state))
+        fits = _fitting(_shapes(found))
         hint = f"these are the keys of {fits}" if fits else "no network here has just these keys and shapes"
         hint = f"without {', '.join(overrides)} it would" if fits == name and overrides else hint
         raise ValueError(f"{what} does not fit {name}: {differences}; {hint}")
@@ -376,10 +377,11 @@ def _fitting(shapes: Shapes) -> str | None:
             continue
         tried.add((model.network, model.naming))
         try:
+            read = entries_read(shapes, model.naming)
             with torch.device("meta"):
-                net = build(name, **model.infer(shapes))
+                net = build(name, **model.infer(read))
             state = net.state_dict()
-            if {key: tuple(state[mine].shape) for key, mine in official_keys(net, model.naming).items()} == shapes:
+            if {key: tuple(state[mine].shape) for key, mine in official_keys(net, model.naming).items()} == read:
                 return name
         except Exception:  # the weights of one network can break the making of another in any way
             continue

@@ -15,7 +15,8 @@ evssm.spectral evssm.windows
 evssm.mixer evssm.mamba2
 evssm.models.stages evssm.models.description evssm.naming
 evssm.models.evssm evssm.models.nafnet evssm.models.mimo_unet
-evssm.models.restormer evssm.models.fftformer evssm.models.stripformer evssm.models
+evssm.models.restormer evssm.models.fftformer evssm.models.stripformer
+evssm.models.deblurgan evssm.models
 evssm.provenance evssm.stamp evssm.bootstrap evssm.sidecar evssm.weights evssm.hooks
 evssm.images evssm.photographs evssm.foreign evssm.metrics
 evssm.ensemble evssm.tiles evssm.memory evssm.inference evssm.align evssm.cautions evssm.ledger
@@ -44,7 +45,7 @@ analysis.kept_rows analysis.activation_plots analysis.activation_figure
 analysis.regions analysis.lam analysis.attribution analysis.attributions analysis.kept_attributions
 analysis.layer_attributions analysis.attribution_figure
 analysis.scan_health analysis.artefacts analysis.artefact_figure
-analysis.growth analysis.knock_outs analysis.half_planes analysis.knock_out_table analysis.modes
+analysis.instance_norms analysis.growth analysis.knock_outs analysis.half_planes analysis.knock_out_table analysis.modes
 analysis.horizons analysis.selection_share analysis.alignment analysis.transfer analysis.structural
 analysis.measure_frame analysis.measure_plots analysis.measure_panels analysis.measure_maps analysis.measures
 analysis

@@ -11,7 +11,7 @@ from torch import nn
 from evssm.geometry import ANTI_TRANSPOSE, HALF_TURN, IDENTITY, TRANSPOSE
 from evssm.mamba2 import Mamba2
 from evssm.mixer import SS2D
-from evssm.models import evssm, fftformer, mimo_unet, nafnet, restormer, stripformer
+from evssm.models import deblurgan, evssm, fftformer, mimo_unet, nafnet, restormer, stripformer
 from evssm.models.description import Model, Recipe
 
 _RELEASED = ("evssm", "evssm-no-geot", "evssm-no-transpose", "evssm-no-flip")
@@ -65,6 +65,10 @@ _STRIPFORMER = (
     "github.com/pp00704831/Stripformer-ECCV-2022-"
 )
 
+_DEBLURGAN = (
+    "Kupyn et al., DeblurGAN: Blind Motion Deblurring Using Conditional Adversarial Networks, CVPR 2018; "
+    "github.com/KupynOrest/DeblurGAN"
+)
 _BASELINES: dict[str, Model] = {
     "nafnet": Model("gated convolutions without activations", _NAFNET, nafnet.NAFNet, {}, nafnet.NAMING, nafnet.infer),
     "nafnet-32": Model("NAFNet of half the width", _NAFNET, nafnet.NAFNet, {"width": 32}, nafnet.NAMING, nafnet.infer),
@@ -111,6 +115,14 @@ _BASELINES: dict[str, Model] = {
         stripformer.NAMING,
         stripformer.infer,
     ),
+    "deblurgan": Model(
+        "residual blocks with instance norms, trained against a critic",
+        _DEBLURGAN,
+        deblurgan.DeblurGAN,
+        {},
+        deblurgan.NAMING,
+        deblurgan.infer,
+    ),
 }
 
 _SMALL_MAMBA2 = partial(Mamba2, state=16, head=16, expand=2)
@@ -134,6 +146,7 @@ _COMPACT: dict[str, dict[str, Any]] = {
     "restormer-dual-pixel": {"width": 10, "depths": (1, 2, 1, 1), "refinement": 4},
     "fftformer": {"width": 14, "depths": (1, 2, 2), "refinement": 1, "ffn_expansion": 2.5},
     "stripformer": {"widths": (12, 32, 80), "decoder_width": 32, "trunk": 3, "decoder": 1, "head": 8},
+    "deblurgan": {"width": 12},
 }
 """What the small versions have otherwise. Inside an ablation of EVSSM, parameters and operations are within 10 % of
 each other. The baselines' parameters are within 10 % of EVSSM's and their multiply-adds in convolutions and linear

@@ -17,16 +17,20 @@ class Naming:
 
     `renames` are pairs (regular expression, replacement as `re.sub` takes it) that turn one of our keys into the
     official one, all applied, in this order. `order` lists the beginnings of official keys in the order of the
-    official state dict; keys that share a beginning keep the order in which our modules register them.
+    official state dict; keys that share a beginning keep the order in which our modules register them. Released files
+    may have `prefix` before every key, and entries that match the regular expression `unread` whole, which the official
+    network never reads at inference: they are passed over.
     """
 
     renames: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = ()
     order: tuple[str, ...] = ()
+    prefix: str = ""
+    unread: str = ""
 
 
 @dataclass(frozen=True)
 class Model:
-    """One entry of `MODELS`: what the network is, where it comes from, how to make it and to read its official weights.
+    """One entry of `MODELS`: what the network is, where it comes from, how to make it and to read its official
     weights.
 
     `arguments` are the keyword arguments of this variant; `infer` finds the arguments that the shapes of an official
