@@ -33,6 +33,17 @@ def pad_to_multiple(x: Image, multiple: int, mode: str = "reflect") -> Float[Ten
     return x
 
 
+def views_and_picture(x: Float[Tensor, "b views h w"]) -> tuple[tuple[Tensor, ...], Float[Tensor, "b 3 h w"]]:
+    """The two views of a dual-pixel sensor, none where `x` is a plain image, and the picture that the whole lens takes.
+
+    `x` has 3 channels, 6 (left, right) or 9 (the picture after them). Without it the picture is the mean of the views.
+    """
+    if x.shape[1] == 3:
+        return (), x
+    left, right, *picture = x.split(3, dim=1)
+    return (left, right), picture[0] if picture else (left + right) / 2
+
+
 def pointwise(x: Image, conv: nn.Conv2d) -> Float[Tensor, "b _ h w"]:
     """`conv(x)` for a 1 x 1 convolution, as one matrix product over the channels of a channels-last map."""
     return linear(x, conv.weight.flatten(1), conv.bias)

@@ -31,7 +31,7 @@ def trained(name="evssm", **arguments):
     net = build(name, **(arguments or (SMALL if name == "evssm" else {})))
     with torch.no_grad():
         for p in net.parameters():
-            p.add_(0.1 * torch.randn_like(p))
+            p.add_(0.01 * torch.randn_like(p))  # more would let IFAN's chain of filters overflow
     return net.eval()
 
 

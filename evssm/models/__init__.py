@@ -11,7 +11,7 @@ from torch import nn
 from evssm.geometry import ANTI_TRANSPOSE, HALF_TURN, IDENTITY, TRANSPOSE
 from evssm.mamba2 import Mamba2
 from evssm.mixer import SS2D
-from evssm.models import deblurgan, evssm, fftformer, mimo_unet, nafnet, restormer, stripformer
+from evssm.models import deblurgan, evssm, fftformer, ifan, mimo_unet, nafnet, restormer, stripformer
 from evssm.models.description import Model, Recipe
 
 _RELEASED = ("evssm", "evssm-no-geot", "evssm-no-transpose", "evssm-no-flip")
@@ -69,6 +69,10 @@ _DEBLURGAN = (
     "Kupyn et al., DeblurGAN: Blind Motion Deblurring Using Conditional Adversarial Networks, CVPR 2018; "
     "github.com/KupynOrest/DeblurGAN"
 )
+_IFAN = (
+    "Lee et al., Iterative Filter Adaptive Network for Single Image Defocus Deblurring, CVPR 2021; "
+    "github.com/codeslake/IFAN"
+)
 _BASELINES: dict[str, Model] = {
     "nafnet": Model("gated convolutions without activations", _NAFNET, nafnet.NAFNet, {}, nafnet.NAMING, nafnet.infer),
     "nafnet-32": Model("NAFNet of half the width", _NAFNET, nafnet.NAFNet, {"width": 32}, nafnet.NAMING, nafnet.infer),
@@ -123,6 +127,17 @@ _BASELINES: dict[str, Model] = {
         deblurgan.NAMING,
         deblurgan.infer,
     ),
+    "ifan": Model(
+        "a chain of filters predicted for every pixel, for defocus", _IFAN, ifan.IFAN, {}, ifan.NAMING, ifan.infer
+    ),
+    "ifan-dual-pixel": Model(
+        "IFAN for the two views of a dual-pixel sensor (takes b 6 h w)",
+        _IFAN,
+        ifan.IFAN,
+        {"dual_pixel": True},
+        ifan.NAMING,
+        ifan.infer,
+    ),
 }
 
 _SMALL_MAMBA2 = partial(Mamba2, state=16, head=16, expand=2)
@@ -147,6 +162,8 @@ _COMPACT: dict[str, dict[str, Any]] = {
     "fftformer": {"width": 14, "depths": (1, 2, 2), "refinement": 1, "ffn_expansion": 2.5},
     "stripformer": {"widths": (12, 32, 80), "decoder_width": 32, "trunk": 3, "decoder": 1, "head": 8},
     "deblurgan": {"width": 12},
+    "ifan": {"width": 6},
+    "ifan-dual-pixel": {"width": 6},
 }
 """What the small versions have otherwise. Inside an ablation of EVSSM, parameters and operations are within 10 % of
 each other. The baselines' parameters are within 10 % of EVSSM's and their multiply-adds in convolutions and linear
