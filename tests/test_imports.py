@@ -10,13 +10,13 @@ ROOT = Path(__file__).parent.parent
 ORDER = """
 evssm.shapes evssm.geometry
 evssm.scan_definition evssm.scan_torch evssm.compiled evssm.scan_numba evssm.scan evssm.mamba_ssm evssm.ssd
-evssm.fused_numba evssm.enlarge_numba evssm.fused evssm.enlarge evssm.layers evssm.scan_selected
+evssm.fused_numba evssm.enlarge_numba evssm.fused evssm.enlarge evssm.layers evssm.tf_layers evssm.scan_selected
 evssm.spectral evssm.windows
 evssm.mixer evssm.mamba2
 evssm.models.stages evssm.models.description evssm.naming
 evssm.models.evssm evssm.models.nafnet evssm.models.mimo_unet
 evssm.models.restormer evssm.models.fftformer evssm.models.stripformer
-evssm.models.deblurgan evssm.models.ifan evssm.models
+evssm.models.deblurgan evssm.models.ifan evssm.models.dpdnet evssm.models
 evssm.provenance evssm.stamp evssm.bootstrap evssm.sidecar evssm.weights evssm.hooks
 evssm.images evssm.photographs evssm.foreign evssm.metrics
 evssm.ensemble evssm.tiles evssm.memory evssm.inference evssm.align evssm.cautions evssm.ledger

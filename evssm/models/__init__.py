@@ -11,7 +11,7 @@ from torch import nn
 from evssm.geometry import ANTI_TRANSPOSE, HALF_TURN, IDENTITY, TRANSPOSE
 from evssm.mamba2 import Mamba2
 from evssm.mixer import SS2D
-from evssm.models import deblurgan, evssm, fftformer, ifan, mimo_unet, nafnet, restormer, stripformer
+from evssm.models import deblurgan, dpdnet, evssm, fftformer, ifan, mimo_unet, nafnet, restormer, stripformer
 from evssm.models.description import Model, Recipe
 
 _RELEASED = ("evssm", "evssm-no-geot", "evssm-no-transpose", "evssm-no-flip")
@@ -73,6 +73,11 @@ _IFAN = (
     "Lee et al., Iterative Filter Adaptive Network for Single Image Defocus Deblurring, CVPR 2021; "
     "github.com/codeslake/IFAN"
 )
+_DPDNET = (
+    "Abuolaim and Brown, Defocus Deblurring Using Dual-Pixel Data, ECCV 2020; "
+    "github.com/Abdullah-Abuolaim/defocus-deblurring-dual-pixel"
+)
+
 _BASELINES: dict[str, Model] = {
     "nafnet": Model("gated convolutions without activations", _NAFNET, nafnet.NAFNet, {}, nafnet.NAMING, nafnet.infer),
     "nafnet-32": Model("NAFNet of half the width", _NAFNET, nafnet.NAFNet, {"width": 32}, nafnet.NAMING, nafnet.infer),
@@ -138,6 +143,17 @@ _BASELINES: dict[str, Model] = {
         ifan.NAMING,
         ifan.infer,
     ),
+    "dpdnet": Model(
+        "a plain U-Net, for defocus in a single image", _DPDNET, dpdnet.DPDNet, {}, dpdnet.NAMING, dpdnet.infer
+    ),
+    "dpdnet-dual-pixel": Model(
+        "DPDNet for the two views of a dual-pixel sensor (takes b 6 h w), as it was published",
+        _DPDNET,
+        dpdnet.DPDNet,
+        {"dual_pixel": True},
+        dpdnet.NAMING,
+        dpdnet.infer,
+    ),
 }
 
 _SMALL_MAMBA2 = partial(Mamba2, state=16, head=16, expand=2)
@@ -164,6 +180,8 @@ _COMPACT: dict[str, dict[str, Any]] = {
     "deblurgan": {"width": 12},
     "ifan": {"width": 6},
     "ifan-dual-pixel": {"width": 6},
+    "dpdnet": {"width": 7},
+    "dpdnet-dual-pixel": {"width": 7},
 }
 """What the small versions have otherwise. Inside an ablation of EVSSM, parameters and operations are within 10 % of
 each other. The baselines' parameters are within 10 % of EVSSM's and their multiply-adds in convolutions and linear
