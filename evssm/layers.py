@@ -17,13 +17,13 @@ from evssm.shapes import Image, Map
 def pad_to_multiple(x: Image, multiple: int, mode: str = "reflect") -> Float[Tensor, "b c _ _"]:
     """`x`, extended to the right and at the bottom until both sides are multiples of `multiple`.
 
-    `mode` is "reflect" or "constant" (zeros). A reflection longer than the map bounces between its two edges, as
-    `numpy.pad` does, where `torch.nn.functional.pad` would refuse.
+    `mode` is "reflect", "constant" (zeros) or "replicate" (the last row and column). A reflection longer than the map
+    bounces between its two edges, as `numpy.pad` does, where `torch.nn.functional.pad` would refuse.
     """
     for axis in (-2, -1):
         missing = -x.shape[axis] % multiple
         while missing:
-            step = missing if mode == "constant" else min(missing, x.shape[axis] - 1)
+            step = min(missing, x.shape[axis] - 1) if mode == "reflect" else missing
             if step == 0:
                 raise ValueError(
                     f"cannot reflect a map of {tuple(x.shape[-2:])} pixels: give both sides two pixels or more"

@@ -11,7 +11,7 @@ from torch import nn
 from evssm.geometry import ANTI_TRANSPOSE, HALF_TURN, IDENTITY, TRANSPOSE
 from evssm.mamba2 import Mamba2
 from evssm.mixer import SS2D
-from evssm.models import deblurgan, dpdnet, evssm, fftformer, ifan, mimo_unet, nafnet, restormer, stripformer
+from evssm.models import deblurgan, dpdnet, evssm, fftformer, ifan, mimo_unet, nafnet, restormer, srn, stripformer
 from evssm.models.description import Model, Recipe
 
 _RELEASED = ("evssm", "evssm-no-geot", "evssm-no-transpose", "evssm-no-flip")
@@ -77,7 +77,7 @@ _DPDNET = (
     "Abuolaim and Brown, Defocus Deblurring Using Dual-Pixel Data, ECCV 2020; "
     "github.com/Abdullah-Abuolaim/defocus-deblurring-dual-pixel"
 )
-
+_SRN = "Tao et al., Scale-recurrent Network for Deep Image Deblurring, CVPR 2018; github.com/jiangsutx/SRN-Deblur"
 _BASELINES: dict[str, Model] = {
     "nafnet": Model("gated convolutions without activations", _NAFNET, nafnet.NAFNet, {}, nafnet.NAMING, nafnet.infer),
     "nafnet-32": Model("NAFNet of half the width", _NAFNET, nafnet.NAFNet, {"width": 32}, nafnet.NAMING, nafnet.infer),
@@ -132,6 +132,15 @@ _BASELINES: dict[str, Model] = {
         deblurgan.NAMING,
         deblurgan.infer,
     ),
+    "srn": Model("one network at three scales, coarse to fine", _SRN, srn.SRN, {}, srn.NAMING, srn.infer),
+    "srn-lstm": Model(
+        "SRN with a state passed from scale to scale, each color alone, as in the paper",
+        _SRN,
+        srn.SRN,
+        {"lstm": True, "separate": True},
+        srn.NAMING,
+        srn.infer,
+    ),
     "ifan": Model(
         "a chain of filters predicted for every pixel, for defocus", _IFAN, ifan.IFAN, {}, ifan.NAMING, ifan.infer
     ),
@@ -178,6 +187,8 @@ _COMPACT: dict[str, dict[str, Any]] = {
     "fftformer": {"width": 14, "depths": (1, 2, 2), "refinement": 1, "ffn_expansion": 2.5},
     "stripformer": {"widths": (12, 32, 80), "decoder_width": 32, "trunk": 3, "decoder": 1, "head": 8},
     "deblurgan": {"width": 12},
+    "srn": {"width": 7},
+    "srn-lstm": {"width": 5},  # three times the work: red, green and blue go through one by one
     "ifan": {"width": 6},
     "ifan-dual-pixel": {"width": 6},
     "dpdnet": {"width": 7},
