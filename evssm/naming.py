@@ -24,7 +24,8 @@ def official_keys(net: nn.Module, naming: Naming) -> dict[str, str]:
         starts = [i for i, start in enumerate(naming.order) if official == start or official.startswith(f"{start}.")]
         return starts[0] if starts else len(naming.order)
 
-    return {official: pairs[official] for official in sorted(pairs, key=place)}
+    ordered = sorted(pairs, key=place)
+    return {naming.numbered.format(i) if naming.numbered else key: pairs[key] for i, key in enumerate(ordered)}
 
 
 def entries_read(entries: Mapping[str, T], naming: Naming) -> dict[str, T]:

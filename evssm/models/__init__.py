@@ -11,7 +11,7 @@ from torch import nn
 from evssm.geometry import ANTI_TRANSPOSE, HALF_TURN, IDENTITY, TRANSPOSE
 from evssm.mamba2 import Mamba2
 from evssm.mixer import SS2D
-from evssm.models import deblurgan, dpdnet, evssm, fftformer, ifan, mimo_unet, nafnet, restormer, srn, stripformer
+from evssm.models import deblurgan, dpdnet, evssm, fftformer, ifan, kpac, mimo_unet, nafnet, restormer, srn, stripformer
 from evssm.models.description import Model, Recipe
 
 _RELEASED = ("evssm", "evssm-no-geot", "evssm-no-transpose", "evssm-no-flip")
@@ -78,6 +78,11 @@ _DPDNET = (
     "github.com/Abdullah-Abuolaim/defocus-deblurring-dual-pixel"
 )
 _SRN = "Tao et al., Scale-recurrent Network for Deep Image Deblurring, CVPR 2018; github.com/jiangsutx/SRN-Deblur"
+_KPAC = (
+    "Son et al., Single Image Defocus Deblurring Using Kernel-Sharing Parallel Atrous Convolutions, ICCV 2021; "
+    "github.com/HyeongseokSon1/KPAC"
+)
+
 _BASELINES: dict[str, Model] = {
     "nafnet": Model("gated convolutions without activations", _NAFNET, nafnet.NAFNet, {}, nafnet.NAMING, nafnet.infer),
     "nafnet-32": Model("NAFNet of half the width", _NAFNET, nafnet.NAFNet, {"width": 32}, nafnet.NAMING, nafnet.infer),
@@ -152,6 +157,18 @@ _BASELINES: dict[str, Model] = {
         ifan.NAMING,
         ifan.infer,
     ),
+    **{
+        name: Model(summary, _KPAC, kpac.KPAC, arguments, kpac.NAMING, kpac.infer)
+        for name, summary, arguments in (
+            ("kpac", "one kernel at five dilations, weighted at every pixel, for defocus; three levels", {}),
+            ("kpac-two-level", "KPAC at a quarter of the size instead of an eighth", {"levels": 2}),
+            (
+                "kpac-dual-pixel",
+                "KPAC for the two views of a dual-pixel sensor (takes b 6 h w)",
+                {"dual_pixel": True},
+            ),
+        )
+    },
     "dpdnet": Model(
         "a plain U-Net, for defocus in a single image", _DPDNET, dpdnet.DPDNet, {}, dpdnet.NAMING, dpdnet.infer
     ),
@@ -191,6 +208,9 @@ _COMPACT: dict[str, dict[str, Any]] = {
     "srn-lstm": {"width": 5},  # three times the work: red, green and blue go through one by one
     "ifan": {"width": 6},
     "ifan-dual-pixel": {"width": 6},
+    "kpac": {"width": 21},
+    "kpac-two-level": {"width": 24},
+    "kpac-dual-pixel": {"width": 21},
     "dpdnet": {"width": 7},
     "dpdnet-dual-pixel": {"width": 7},
 }

@@ -19,13 +19,15 @@ class Naming:
     official one, all applied, in this order. `order` lists the beginnings of official keys in the order of the
     official state dict; keys that share a beginning keep the order in which our modules register them. Released files
     may have `prefix` before every key, and entries that match the regular expression `unread` whole, which the official
-    network never reads at inference: they are passed over.
+    network never reads at inference: they are passed over. Where the official weights are a list, `numbered` makes keys
+    of their places ("arr_{}"), and `order` speaks of the keys before that.
     """
 
     renames: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = ()
     order: tuple[str, ...] = ()
     prefix: str = ""
     unread: str = ""
+    numbered: str = ""
 
 
 @dataclass(frozen=True)
