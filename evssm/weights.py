@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from evssm.arrays import holds_arrays, read_arrays
 from evssm.models import MODELS, build
 from evssm.models.description import Recipe, Shapes
 from evssm.naming import entries_read, official_keys
@@ -58,11 +59,11 @@ _HARMLESS: list[Any] = [  # best scores are often saved as NumPy scalars, under 
 def from_official(name: str, state_dict_or_path: Mapping[str, Any] | str | Path, **overrides: Any) -> nn.Module:
     """The network `name` with the weights of an official state dict, or of a file of one.
 
-    A file is what `torch.save` wrote (.pth, .pt, .pkl) or safetensors. The weights may lie under one of `WRAPPERS`
-    and have one of `PREFIXES`. Width, depths and whatever else the shapes determine are read from them; `overrides`
-    win. The network takes the widest floating-point type in the state dict. Its `.provenance` says "official
-    release", on the caller's word, except where every constant of a fresh network is still in place: such weights are
-    untrained.
+    A file is what `torch.save` wrote (.pth, .pt, .pkl), safetensors, or an .npz of the variables of a network that was
+    published for TensorFlow or Keras (see `evssm.arrays`). The weights may lie under one of `WRAPPERS` and have one of
+    `PREFIXES`. Width, depths and whatever else the shapes determine are read from them; `overrides` win. The network
+    takes the widest floating-point type in the state dict. Its `.provenance` says "official release", on the caller's
+    word, except where every constant of a fresh network is still in place: such weights are untrained.
 
     Raises `FileNotFoundError` or `ValueError`, in one line, for a file that is missing or is no checkpoint, for
     missing, unexpected and misshapen keys (grouped, three examples each, with the network that the keys do fit), for
@@ -219,6 +220,8 @@ def _read(path: Path) -> tuple[Any, dict[str, str]]:
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100_000_000:
         return _read_safetensors(path)
     if head.startswith(b"PK\x03\x04"):
+        if holds_arrays(path):
+            return read_arrays(path), {}
         _demand_torch_archive(path)
     elif not head.startswith(b"\x80"):
         raise ValueError(f"{path} is no checkpoint but {kind_of_content(head)}; give a .pth or .safetensors file")

@@ -17,7 +17,7 @@ evssm.models.stages evssm.models.description evssm.naming
 evssm.models.evssm evssm.models.nafnet evssm.models.mimo_unet
 evssm.models.restormer evssm.models.fftformer evssm.models.stripformer
 evssm.models.deblurgan evssm.models.ifan evssm.models.dpdnet evssm.models.srn evssm.models.kpac evssm.models
-evssm.provenance evssm.stamp evssm.bootstrap evssm.sidecar evssm.weights evssm.hooks
+evssm.arrays evssm.provenance evssm.stamp evssm.bootstrap evssm.sidecar evssm.weights evssm.hooks
 evssm.images evssm.photographs evssm.foreign evssm.metrics
 evssm.ensemble evssm.tiles evssm.memory evssm.inference evssm.align evssm.cautions evssm.ledger
 evssm
