@@ -18,6 +18,7 @@ from evssm.shapes import Image
 Network = Callable[..., Any]
 Select = Callable[[Any], Any] | int | str
 EXCLUDE, INCLUDE, UNLIKE = "exclude", "include", "none: shapes differ"
+NONE_ADDED = "none: the network adds no input to its output"
 
 
 class Estimator(NamedTuple):
@@ -82,8 +83,9 @@ def sensitivity(
 def response(net: Network, x: Image, select: Select | None, residual: str) -> tuple[Float[Tensor, "b out h w"], str]:
     """The image whose dependence on `x` is asked for, F(x) - x or F(x), and which of the two it is.
 
-    `x` is handed over as a copy, so a network may overwrite its input. `ValueError` where the output is no
-    image of the input's size, or carries no gradient though `x` asks for one.
+    `x` is handed over as a copy, so a network may overwrite its input. Of a network that says `adds_input = False` it
+    is F(x): there is no input in the output to be taken out. `ValueError` where the output is no image of the input's
+    size, or carries no gradient though `x` asks for one.
     """
     y = chosen_output(net(x.clone()), select)
     if y.ndim != 4 or len(y) != len(x) or y.shape[-2:] != x.shape[-2:]:
@@ -98,7 +100,9 @@ def response(net: Network, x: Image, select: Select | None, residual: str) -> tu
         )
     if residual == INCLUDE:
         return y, INCLUDE
-    return (y - x, EXCLUDE) if y.shape == x.shape else (y, UNLIKE)
+    if y.shape != x.shape:
+        return y, UNLIKE
+    return (y - x, EXCLUDE) if getattr(net, "adds_input", True) else (y, NONE_ADDED)
 
 
 def selector_name(select: Select | None) -> int | str | None:

@@ -28,6 +28,9 @@ class DPDNet(nn.Module):
     first layer differs.
     """
 
+    adds_input = False
+    """Whether the image is added to the output, for those who want to leave it out of a receptive field."""
+
     def __init__(self, *, width: int = 64, dropout: float = 0.4, dual_pixel: bool = False) -> None:
         super().__init__()
         widths = [width << level for level in range(LEVELS)]

@@ -37,6 +37,9 @@ class SRN(nn.Module):
     or "never". The state's are never. The image is not added to the output. Raises `ValueError` for another word.
     """
 
+    adds_input = False
+    """Whether the image is added to the output, for those who want to leave it out of a receptive field."""
+
     def __init__(
         self,
         *,

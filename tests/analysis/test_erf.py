@@ -117,6 +117,16 @@ def test_a_residual_is_left_alone_where_shapes_differ():
     assert effective_receptive_field(Restorer(), images()).provenance["residual"] == "exclude"
 
 
+def test_nothing_is_taken_out_of_a_network_that_says_it_adds_no_input():
+    def net(x):
+        return conv([[1.0, 2, 3]])(x)
+
+    net.adds_input = False
+    erf = effective_receptive_field(net, images(1, 1))
+    assert erf.provenance["residual"] == "none: the network adds no input to its output"
+    np.testing.assert_array_equal(erf.map, effective_receptive_field(net, images(1, 1), residual="include").map)
+
+
 def test_opposite_channels_cancel_in_a_sum_and_not_in_rss():
     kernel = torch.randn(3, 3, dtype=torch.float64)
 
