@@ -40,6 +40,8 @@ def views_and_picture(x: Float[Tensor, "b views h w"]) -> tuple[tuple[Tensor, ..
     """
     if x.shape[1] == 3:
         return (), x
+    if x.shape[1] not in (6, 9):
+        raise ValueError(f"an image has 3 channels and two views 6, or 9 with the picture; not {x.shape[1]}")
     left, right, *picture = x.split(3, dim=1)
     return (left, right), picture[0] if picture else (left + right) / 2
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.testing import assert_close
 
-from evssm.layers import LayerNorm2d, Resize, RMSNorm2d, gated_gelu, pad_to_multiple, pointwise
+from evssm.layers import LayerNorm2d, Resize, RMSNorm2d, gated_gelu, pad_to_multiple, pointwise, views_and_picture
 
 
 @pytest.mark.parametrize("mode", ["reflect", "constant", "replicate"])
@@ -20,6 +20,16 @@ def test_padding_agrees_with_numpy_even_beyond_the_map(size, mode):
 def test_a_single_row_cannot_be_reflected():
     with pytest.raises(ValueError, match="two pixels"):
         pad_to_multiple(torch.rand(1, 1, 1, 8), 8)
+
+
+def test_two_views_have_their_mean_for_a_picture_unless_it_is_given():
+    left, right, picture = torch.rand(3, 2, 3, 4, 5)
+    assert views_and_picture(picture) == ((), picture)
+    views, mean = views_and_picture(torch.cat((left, right), 1))
+    assert_close((*views, mean), (left, right, (left + right) / 2))
+    assert_close(views_and_picture(torch.cat((left, right, picture), 1))[1], picture)
+    with pytest.raises(ValueError, match="not 5"):
+        views_and_picture(torch.rand(1, 5, 4, 4))
 
 
 @pytest.mark.parametrize("bias", [True, False])

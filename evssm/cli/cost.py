@@ -18,7 +18,7 @@ def cost(
     size: Annotated[str, typer.Option(help="Of the images: N or HxW pixels.")] = "256",
     batch: Annotated[int, typer.Option(help="Images at once.")] = 1,
     channels: Annotated[
-        int | None, typer.Option(help="Of the images; 3 unless given, and 6 for our dual-pixel network.")
+        int | None, typer.Option(help="Of the images; 3 unless given, and 6 for our dual-pixel networks.")
     ] = None,
     local: Annotated[bool, typer.Option("--local", help="Released test-time windows (EVSSM, NAFNet).")] = False,
     published: Annotated[
@@ -36,6 +36,7 @@ def cost(
     from analysis.costs import PUBLISHED
     from analysis.costs import cost as count
     from analysis.timing import runtime
+    from evssm.models import MODELS
     from evssm.provenance import written_whole
     from evssm.sidecar import command_line, write_sidecar
 
@@ -44,7 +45,7 @@ def cost(
     found = {}
     with progress() as track:
         for name, net in made.items():
-            views = channels or (6 if name.startswith("restormer-dual-pixel") else 3)
+            views = channels or (6 if name in MODELS and MODELS[name].arguments.get("dual_pixel") else 3)
             known = PUBLISHED.get(name) if (pixels, batch, local) == ((256, 256), 1, False) else None
             claim = published * 1e9 if published is not None else known
             bar = track(name)

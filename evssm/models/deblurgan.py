@@ -25,7 +25,8 @@ class DeblurGAN(nn.Module):
     `width` is the channels at full size, doubled at each halving. `convolutions` is 2 per residual block, as in the
     paper and the released weights, or 1, what a refactoring in March 2019 left of them in the official repository.
     `dropout` is the share of numbers left out between the two, in training only: the authors' test script leaves it
-    on, so that its results are random. Raises `ValueError` for other numbers of convolutions.
+    on, so that its results are random. Sides that are no multiples of 4 are reflected first, and the norms count what
+    that adds. Raises `ValueError` for other numbers of convolutions.
     """
 
     def __init__(self, *, width: int = 64, convolutions: int = 2, dropout: float = 0.5) -> None:

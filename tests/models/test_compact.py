@@ -12,6 +12,7 @@ TRANSFORMS = ("evssm", "evssm-no-geot", "evssm-no-transpose", "evssm-no-flip", "
 KERNELS = ("evssm", "evssm-k3", "evssm-k5", "evssm-k7", "evssm-k9")
 MAMBA2 = ("evssm2", "evssm2-no-geot")
 BASELINES = ("mimo-unet-plus", "restormer", "fftformer", "stripformer")
+OLDER = ("deblurgan", "ifan", "kpac", "kpac-two-level", "dpdnet")
 
 
 @cache
@@ -48,6 +49,19 @@ def test_nafnet_has_evssms_parameters_and_half_of_its_multiply_adds():
     nafnet, ours = compact("nafnet"), compact("evssm")
     assert nafnet.parameters == pytest.approx(ours.parameters, rel=0.1)
     assert 0.4 < nafnet.conv_linear_macs / ours.conv_linear_macs < 0.6
+
+
+@pytest.mark.parametrize("name", OLDER)
+def test_an_older_system_has_evssms_parameters_within_ten_percent(name):
+    with torch.device("meta"):
+        numbers = sum(p.numel() for p in build(f"{name}-compact").parameters())
+    assert numbers == pytest.approx(compact("evssm").parameters, rel=0.1)
+
+
+def test_srn_runs_fewer_parameters_three_times():
+    srn, ours = compact("srn"), compact("evssm")
+    assert srn.conv_linear_macs == pytest.approx(ours.conv_linear_macs, rel=0.1)
+    assert srn.parameters < ours.parameters
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name.endswith("-compact")])
