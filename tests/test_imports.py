@@ -26,6 +26,7 @@ evssm.data.embedded evssm.data.video evssm.data.defocus evssm.data.motorcycle ev
 evssm.data.pictures evssm.data.lmdb evssm.data.published evssm.data.layouts evssm.data.recognise evssm.data.contents
 evssm.data.listing evssm.data.sets evssm.data.folders evssm.data.findings evssm.data.name_checks
 evssm.data.image_checks evssm.data.brightness evssm.data.overlap_checks evssm.data.verify
+evssm.blur_maps evssm.deconvolution
 evssm.scores evssm.evaluate evssm.deblur
 evssm.loss evssm.machine
 evssm.training evssm.training.recipes evssm.training.optimisation evssm.training.crops evssm.training.checkpoint

@@ -106,6 +106,11 @@ class DefocusTest:
         views = _views(focus, circle, 0, first, len(disparity()), end - first)
         return _pair(views, self.dual_pixel, f"motorcycle-focus{focus:g}-{circle:g}px")
 
+    def circles(self, i: int) -> np.ndarray:
+        """The true signed blur circle of each point of item `i`, its diameter in pixels, `h w`."""
+        focus, circle = self.settings[i]
+        return _circles(focus, circle)[:, slice(*COLUMNS["test"])]
+
 
 @lru_cache(maxsize=1)
 def disparity() -> np.ndarray:
@@ -138,14 +143,20 @@ def _farther_neighbour(disparity: np.ndarray) -> np.ndarray:
 
 def _views(focus: float, circle: float, top: int, left: int, h: int, w: int) -> np.ndarray:
     """Left, right and sharp view of a crop in linear light, `3 h w 3`."""
-    whole, light = disparity(), photograph_light("motorcycle", 1.0)
-    aperture = circle / max(focus - whole.min(), whole.max() - focus)
+    light = photograph_light("motorcycle", 1.0)
     reach = ceil(circle) + 2  # a radius to what is hidden at the edge of an object, and one to what hides it
     above, before = max(0, top - reach), max(0, left - reach)
     window = (slice(above, top + h + reach), slice(before, left + w + reach))
-    views = dual_pixel_views(light[window], circles_of_confusion(whole[window], float(focus), float(aperture)))
+    views = dual_pixel_views(light[window], _circles(focus, circle)[window])
     crop = (slice(top - above, top - above + h), slice(left - before, left - before + w))
     return np.stack([views[0][crop], views[1][crop], light[window][crop]])
+
+
+def _circles(focus: float, circle: float) -> np.ndarray:
+    """The signed blur circles of the whole scene, the largest of them `circle` pixels wide."""
+    whole = disparity()
+    aperture = circle / max(focus - whole.min(), whole.max() - focus)
+    return circles_of_confusion(whole, float(focus), float(aperture))
 
 
 def _pair(views: np.ndarray, dual_pixel: bool, name: str) -> Pair:
