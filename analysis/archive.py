@@ -9,7 +9,7 @@ from zipfile import is_zipfile
 
 import numpy as np
 
-from evssm.provenance import existing_file, written_whole
+from evssm.provenance import existing_file, kind_of_content, written_whole
 
 
 def write_archive(path: str | Path, key: str, facts: Any, arrays: Mapping[str, Any]) -> Path:
@@ -30,12 +30,17 @@ def read_archive(path: str | Path, what: str, writer: str) -> Iterator[Any]:
     path = existing_file(path, what)
     try:
         if not is_zipfile(path):
-            raise ValueError("it is no whole zip archive")
+            raise ValueError(f"it is {_content(path)}, not a whole zip archive")
         with path.open("rb") as file, np.load(file, allow_pickle=False) as entries:
             yield entries
     except Exception as error:  # a damaged zip, array header or text each has errors of its own
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} holds no {what} that {writer} wrote: {reason}") from error
+
+
+def _content(path: Path) -> str:
+    with path.open("rb") as file:
+        return kind_of_content(file.read(512))
 
 
 def protect(result: Any, *names: str) -> None:

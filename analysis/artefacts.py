@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from analysis.attributions import single_image
 from analysis.borrow import borrowed
 from analysis.module_rows import Site
-from analysis.scan_health import STATES, ScanHealth, holding, seam, state_norm, wiping
+from analysis.scan_health import ScanHealth, holding, seam, state_norm, wiping
 from analysis.sensitivity import Select, chosen_output
 from evssm.geometry import IDENTITY
 from evssm.inference import Health
@@ -130,7 +130,7 @@ def trace(
 
     A network that publishes no `stages` is traced at every module without children that returns a map `b c h w`, taken
     to lie as the image does. Of `SS2D` and Mamba-2 stages the step sizes are looked at and, with `states`, the state's
-    norm, which takes as many scans as there are states (up to 16). Maps are reduced as they are made; one pass without
+    norm, which for `SS2D` takes as many scans as there are states. Maps are reduced as they are made; one pass without
     gradients.
 
     The network is handed back as it was, also after an exception. `select` picks the image of a network that returns
@@ -283,7 +283,7 @@ def _scans(module: SS2D | Mamba2, x: Image, stage: Stage, states: bool) -> ScanH
         for _, scan in site.branch(window).scans:
             wipes.append(float(wiping(scan).mean()))
             holds.append(float(holding(scan).mean()))
-            if states and scan.B.shape[1] <= STATES:
+            if states:
                 norms.append(float(state_norm(scan).max()))
     return ScanHealth(float(np.mean(wipes)), float(np.mean(holds)), max(norms) if norms else None)
 

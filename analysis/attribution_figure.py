@@ -76,19 +76,21 @@ def attribution_panels(
     corner: tuple[int, int] = (0, 0),
     whole: Float[Tensor, "3 _ _"] | None = None,
     width: Number = 7.16,
+    notes: Mapping[str, str] | None = None,
 ) -> Figure:
     """For each named network a row: the image with its region, then a map per method, each relative to its own maximum.
 
     `image` is what the network saw, cut at `corner` from `whole`, which is then shown first. Below each map stand its
-    completeness gap, diffusion index and largest value; the caption says the rest. `width` is in inches. Drawn under
-    `PAPER_STYLE`; saving is the caller's.
+    completeness gap, diffusion index and largest value; the caption says the rest, and `notes` what was found
+    about each network's maps. `width` is in inches. Drawn under `PAPER_STYLE`; saving is the caller's.
     """
     first = next(iter(next(iter(networks.values())).values()))
     h, w = image.shape[-2:]
     is_cut = whole is not None and whole.shape[-2:] != image.shape[-2:]
     columns = 1 + is_cut + max(len(maps) for maps in networks.values())
     edge = 0.9 * width / columns
-    text = fill(caption(networks), int(width * 23))
+    said = [caption(networks), *(f"{name}: {note}" for name, note in (notes or {}).items())]
+    text = "\n".join(fill(line, int(width * 23)) for line in said)
     height = ((edge - 0.15) * h / w + 0.55) * len(networks) + 0.1 * (text.count("\n") + 2)
     with plt.style.context(PAPER_STYLE):
         figure, grid = plt.subplots(len(networks), columns, figsize=(width, height), squeeze=False, layout="compressed")

@@ -15,7 +15,7 @@ from analysis.borrow import borrowed
 from analysis.inputs import check_fit, single_images
 from analysis.lam import SIGMA, blur_path, gaussian_blur, integral_along
 from analysis.regions import Box, RegionScalar, check_box, middle_box, scalar_without_gradient
-from analysis.sensitivity import INCLUDE, Network, Select, check_reproducible
+from analysis.sensitivity import INCLUDE, Network, Select, check_reproducible, selector_name
 from evssm.stamp import image_sha256, network_stamp
 
 METHODS: dict[str, str] = {
@@ -108,7 +108,7 @@ def local_attribution(
     x = single_image(net, image)
     h, w = x.shape[-2:]
     region = region_of(box, h, w)
-    start = _baseline(x, method, baseline, sigma)
+    start = baseline_of(x, method, baseline, sigma)
     scalar = RegionScalar(net, region, reduce, select, residual)
     asked = question(net, x, region, method=method, settings=settings, baseline=baseline, scalar=scalar)
     started = perf_counter()
@@ -154,6 +154,7 @@ def question(
         "baseline": kind,
         "reduce": scalar.reduce,
         "residual": scalar.residual,
+        "select": selector_name(scalar.select),
     }
 
 
@@ -220,8 +221,8 @@ def region_of(box: Any, h: int, w: int) -> Box:
     return check_box(box, h, w)
 
 
-def _baseline(x: Tensor, method: str, asked: str | Tensor | None, sigma: int | float) -> Tensor:
-    """The image to compare with."""
+def baseline_of(x: Tensor, method: str, asked: str | Tensor | None, sigma: int | float) -> Tensor:
+    """The image that `method` compares `x` with where `asked` is its argument `baseline`; `ValueError` for others."""
     if method == "lam" and asked is not None:
         raise ValueError(
             'the path of "lam" begins at the blurred image; take method="integrated_gradients" with a baseline'

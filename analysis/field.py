@@ -6,16 +6,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from analysis import field_statistics
-from analysis.archive import protect
+from analysis.archive import protect, read_archive, write_archive
 from analysis.field_statistics import Asymmetry, HalfPlanes, Number, RadialProfile, Spread
 from evssm.bootstrap import percentile_interval
-from evssm.provenance import existing_file, kind_of_content, written_whole
 
 ARRAYS = ("per_image", "mass", "coverage")
 SCALARS = ("radius", "share_beyond", "area_ratio", "effective_pixels", "perplexity", "luo_size", "floor")
@@ -201,11 +199,7 @@ class ERF:
 
     def save(self, path: str | Path) -> Path:
         """Write everything to `path`, an npz without pickles; the file is there whole or not at all."""
-        arrays = {name: getattr(self, name) for name in ARRAYS}
-        provenance = np.array(json.dumps(self.provenance, allow_nan=False))
-        with written_whole(path) as part, part.open("wb") as file:
-            np.savez_compressed(file, **arrays, provenance=provenance)
-        return Path(path)
+        return write_archive(path, "provenance", self.provenance, {name: getattr(self, name) for name in ARRAYS})
 
     @classmethod
     def load(cls, path: str | Path) -> "ERF":
@@ -213,24 +207,11 @@ class ERF:
 
         `FileNotFoundError` where there is no file, and a `ValueError` of one line for any other content.
         """
-        path = existing_file(path, "a receptive field")
-        try:
-            if not is_zipfile(path):
-                raise ValueError(f"it is {_content(path)}, not a whole zip archive")
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as entries:
-                arrays = {name: entries[name] for name in ARRAYS}
-                provenance = json.loads(str(entries["provenance"]))
+        with read_archive(path, "receptive field", "ERF.save") as entries:
+            arrays = {name: entries[name] for name in ARRAYS}
             if not all(array.dtype == np.float64 and np.isfinite(array).all() for array in arrays.values()):
                 raise ValueError("its arrays are not finite numbers in float64")
-            return cls(**arrays, provenance=dict(provenance))
-        except Exception as error:  # a damaged zip, array header or text each has errors of its own
-            reason = " ".join(str(error).split())
-            raise ValueError(f"{path} is not a receptive field that ERF.save wrote: {reason}") from error
-
-
-def _content(path: Path) -> str:
-    with path.open("rb") as file:
-        return kind_of_content(file.read(512))
+            return cls(**arrays, provenance=dict(json.loads(str(entries["provenance"]))))
 
 
 def statistic_of(statistic: str | Callable[[ERF], Any], arguments: dict[str, Any]) -> Callable[[ERF], Any]:

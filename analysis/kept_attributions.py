@@ -9,6 +9,7 @@ from torch import Tensor
 from analysis.attribution import Attribution, load_attributions, save_attributions
 from analysis.attributions import Settings, local_attribution, question
 from analysis.regions import Box, RegionScalar
+from analysis.sensitivity import Select
 
 
 def kept_attributions(
@@ -22,6 +23,7 @@ def kept_attributions(
     baseline: str | Tensor | None = None,
     reduce: str = "grad",
     residual: str = "include",
+    select: Select | None = None,
     progress: Callable[[str], Callable[[int, int], object]] | None = None,
 ) -> dict[str, Attribution]:
     """The `local_attribution` of every method, by name, which `path` holds from then on.
@@ -33,7 +35,7 @@ def kept_attributions(
     path, image = Path(path), image.reshape(1, *image.shape[-3:])
     there = load_attributions(path) if path.exists() else {}
     there = {method: held for method, held in there.items() if method in methods}
-    scalar = RegionScalar(net, box, reduce, residual=residual)
+    scalar = RegionScalar(net, box, reduce, select, residual)
     found: dict[str, Attribution] = {}
     for method in methods:
         start = None if method == "lam" else baseline
@@ -53,6 +55,7 @@ def kept_attributions(
             baseline=start,
             reduce=reduce,
             residual=residual,
+            select=select,
             progress=progress(method) if progress else None,
         )
         save_attributions(path, {**there, **found})

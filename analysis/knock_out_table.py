@@ -13,6 +13,7 @@ from analysis.field import ERF
 from analysis.inputs import check_fit, single_images
 from analysis.knock_outs import PARTS, knocked_out, parts_of
 from analysis.making import made_of
+from analysis.sensitivity import chosen_output
 from evssm.metrics import psnr
 
 NONE = "none"
@@ -105,7 +106,7 @@ def _seen(net: Any, inputs: Sequence[Tensor], options: dict[str, Any]) -> tuple[
     """The field of the network as it is now, and what it makes of each image."""
     field = effective_receptive_field(net, inputs, **options)
     with borrowed(net), torch.no_grad():
-        return field, [net(image.clone()) for image in inputs]
+        return field, [chosen_output(net(image.clone()), options.get("select")) for image in inputs]
 
 
 def _effect(

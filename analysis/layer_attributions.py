@@ -1,7 +1,9 @@
 """What a region of the output owes to the feature maps inside a network, as the image lies."""
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,11 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from analysis.archive import protect
+from analysis.archive import protect, read_archive, write_archive
 from analysis.attributions import region_of, single_image
 from analysis.borrow import borrowed
 from analysis.regions import Box, RegionScalar
-from analysis.sensitivity import INCLUDE, Select
+from analysis.sensitivity import INCLUDE, Select, selector_name
 from evssm.hooks import matching
 from evssm.models.stages import Stage
 from evssm.stamp import image_sha256, network_stamp
@@ -95,6 +97,7 @@ def layer_attribution(
         "trained": stamp["trained"] if trained is None else trained,
         "reduce": reduce,
         "residual": residual,
+        "select": selector_name(select),
     }
     found = {}
     with borrowed(net):
@@ -133,3 +136,22 @@ def _upright(values: Any, stage: Stage, kind: str, box: Box, made: dict[str, Any
         raise ValueError(f"the {kind} of {stage.name} is not finite; `evssm trace` finds where that begins")
     upright = stage.frame.inverse(values.detach())[0].contiguous().cpu().double().numpy()
     return LayerMap(upright, kind, stage.name, stage.stride, box, made)
+
+
+def save_layers(path: str | Path, found: Mapping[str, LayerMap]) -> Path:
+    """Write the maps by stage to `path`, an npz without pickles; whole or not at all."""
+    facts = {
+        name: {"kind": one.kind, "stage": one.stage, "stride": one.stride, "box": one.box, "provenance": one.provenance}
+        for name, one in found.items()
+    }
+    return write_archive(path, "layers", facts, {name: one.per_channel for name, one in found.items()})
+
+
+def load_layers(path: str | Path) -> dict[str, LayerMap]:
+    """The maps that `save_layers` wrote.
+
+    `FileNotFoundError` where there is no file, and a `ValueError` of one line for any other content.
+    """
+    with read_archive(path, "layer maps", "save_layers") as entries:
+        facts = json.loads(str(entries["layers"]))
+        return {name: LayerMap(entries[name], **{**fact, "box": tuple(fact["box"])}) for name, fact in facts.items()}

@@ -62,7 +62,8 @@ class MapVerdict:
         }
 
 
-def _silent(_name: str) -> Callable[[int, int], object]:
+def silent(_name: str) -> Callable[[int, int], object]:
+    """Progress that nobody watches."""
     return lambda done, total: None
 
 
@@ -73,7 +74,7 @@ def check_field(
     *,
     select: Select | None = None,
     seed: int = 0,
-    track: Tracks = _silent,
+    track: Tracks = silent,
 ) -> MapVerdict:
     """The verdict on the field that `net` has over `images`, asked as `field.provenance` says.
 
@@ -116,7 +117,7 @@ def check_field(
     def enough() -> Convergence:
         return convergence(field, n=200, seed=seed)
 
-    return MapVerdict(*(_tried(what, check) for what, check in (("order", order), ("weights", weights), ("", enough))))
+    return MapVerdict(*(tried(what, check) for what, check in (("order", order), ("weights", weights), ("", enough))))
 
 
 def check_rows(
@@ -125,7 +126,7 @@ def check_rows(
     rows: Mapping[str, ScanRow],
     *,
     seed: int = 0,
-    track: Tracks = _silent,
+    track: Tracks = silent,
     **held: Any,
 ) -> dict[str, MapVerdict]:
     """The verdicts on activation maps of one image, by name.
@@ -151,11 +152,11 @@ def check_rows(
         places = {name: (row.cell, np.asarray(row.support)) for name, row in rows.items()}
         return weight_randomisations(net, image, maps, places, seed=seed, progress=track("weights"))
 
-    redrawn = _tried("weights", redraw)
+    redrawn = tried("weights", redraw)
     advance, verdicts = track("order"), {}
     for done, (name, row) in enumerate(rows.items(), start=1):
         if row.kind == "row":
-            order = _tried("order", partial(row_faithfulness, cache, name, queries, seed=seed, **options))
+            order = tried("order", partial(row_faithfulness, cache, name, queries, seed=seed, **options))
         else:
             order = "order not judged: a column says where a value goes, not what matters to the query"
         weights = redrawn if isinstance(redrawn, str) else redrawn[name]
@@ -170,7 +171,7 @@ def _laid_on(field: np.ndarray, query: Position) -> np.ndarray:
     return centred_on(field, (2 * (h // 2) - query[0], 2 * (w // 2) - query[1]))
 
 
-def _tried(what: str, check: Callable[[], Any]) -> Any:
+def tried(what: str, check: Callable[[], Any]) -> Any:
     """What the check finds, or in words why it cannot be made."""
     try:
         return check()

@@ -15,6 +15,7 @@ from analysis.horizons import horizon_maps
 from analysis.knock_out_table import knock_out_effects
 from analysis.modes import mode_difference
 from analysis.selection_share import selection_shares
+from analysis.sensitivity import Select
 from analysis.structural import structural_field
 from analysis.transfer import blur_transfer
 
@@ -23,14 +24,15 @@ from analysis.transfer import blur_transfer
 class Question:
     """What is asked of a network: images and, where they are known, the sharp ones that belong to them.
 
-    All are `c h w` and of one size. `query` is (row, column) or "centre"; `length` in px and `angle` in degrees are
-    those of the blur that "transfer" makes.
+    All are `c h w` and of one size. `query` is (row, column) or "centre"; `select` picks the image of a network that
+    returns several; `length` in px and `angle` in degrees are those of the blur that "transfer" makes.
     """
 
     blurred: Sequence[Tensor]
     sharp: Sequence[Tensor] | None = None
     query: Any = "centre"
     stages: Sequence[str] | None = None
+    select: Select | None = None
     seed: int = 0
     length: float = 8.0
     angle: float = 0.0
@@ -53,7 +55,7 @@ def _growth(net: Any, q: Question) -> Any:
 
 
 def _half_planes(net: Any, q: Question) -> Any:
-    return half_plane_shares(net, q.blurred, queries=q.query, seed=q.seed, progress=q.progress)
+    return half_plane_shares(net, q.blurred, queries=q.query, select=q.select, seed=q.seed, progress=q.progress)
 
 
 def _horizons(net: Any, q: Question) -> Any:
@@ -65,26 +67,28 @@ def _selection(net: Any, q: Question) -> Any:
 
 
 def _knock_outs(net: Any, q: Question) -> Any:
-    return knock_out_effects(net, q.blurred, q.sharp, queries=q.query, progress=q.progress)
+    return knock_out_effects(net, q.blurred, q.sharp, queries=q.query, select=q.select, progress=q.progress)
 
 
 def _modes(net: Any, q: Question) -> Any:
     if q.whole is None:
         raise ValueError("modes compare a network in windows with the same one without; give --local or --window")
-    return mode_difference(q.whole, net, q.blurred, queries=q.query, progress=q.progress)
+    return mode_difference(q.whole, net, q.blurred, queries=q.query, select=q.select, progress=q.progress)
 
 
 def _alignment(net: Any, q: Question) -> Any:
-    return blur_alignment(net, _sharp(q), queries=q.query, progress=q.progress)
+    return blur_alignment(net, _sharp(q), queries=q.query, select=q.select, progress=q.progress)
 
 
 def _transfer(net: Any, q: Question) -> Any:
-    return blur_transfer(net, _sharp(q), length=q.length, angle=q.angle, query=q.query, progress=q.progress)
+    return blur_transfer(
+        net, _sharp(q), length=q.length, angle=q.angle, query=q.query, select=q.select, progress=q.progress
+    )
 
 
 def _structure(net: Any, q: Question) -> Any:
     stages = q.stages or ("*" if getattr(net, "stages", None) else None)
-    return structural_field(net, q.blurred[0], q.query, stages, seed=q.seed)
+    return structural_field(net, q.blurred[0], q.query, stages, select=q.select, seed=q.seed)
 
 
 def _sharp(q: Question) -> Sequence[Tensor]:

@@ -129,7 +129,8 @@ def weight_randomisations(
         raise ValueError("only an nn.Module with parameters has weights to redraw; pass the module itself")
     if draws < 2:
         raise ValueError(f"an interval needs two draws or more, got {draws}")
-    total, done = 1 + depth + draws, 0
+    holding = sum(next(module.parameters(recurse=False), None) is not None for module in net.modules())
+    total, done = 1 + min(depth, holding) + draws, 0
 
     def made(network: nn.Module) -> dict[str, np.ndarray]:
         nonlocal done

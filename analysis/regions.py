@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 import torch
@@ -89,10 +90,12 @@ class RegionScalar:
 def check_box(box: Any, h: int, w: int) -> Box:
     """The region, once it is sure to be four whole numbers and to lie in an image of `h w` pixels, and a `ValueError`
     otherwise."""
-    numbers = tuple(box) if isinstance(box, list | tuple) else ()
-    if len(numbers) != 4 or not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
-        raise ValueError(f"a region is (row, column, height, width) in whole pixels, got {box!r}; try (0, 0, 32, 32)")
-    top, left, height, width = numbers
+    try:
+        top, left, height, width = (index(number) for number in box)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"a region is (row, column, height, width) in whole pixels, got {box!r}; try (0, 0, 32, 32)"
+        ) from None
     if min(top, left) < 0 or min(height, width) < 1 or top + height > h or left + width > w:
         raise ValueError(
             f"the region of {height} x {width} px at ({top}, {left}) does not lie in the image of {h} x {w} px"

@@ -1,10 +1,11 @@
 """Whether a selective scan is in trouble: steps that wipe its state or leave it, the state's size, window seams."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import log
 
 import torch
-from einops import reduce
+from einops import einsum, rearrange, reduce, repeat
 from jaxtyping import Float
 from torch import Tensor
 
@@ -17,14 +18,14 @@ this holds still."""
 BESIDE = 4
 """Lines on either side of a window border that it is compared with."""
 
-STATES = 16
-"""Up to so many states per channel their norm is computed: it takes a scan for each."""
+BLOCK = 32
+"""Steps of a scan with shared decays whose states are held at a time."""
 
 
 @dataclass(frozen=True)
 class ScanHealth:
     """What is said of one scan. `wipes` and `holds` are shares of its steps and decays; `state` is the largest norm of
-    the state, root of the mean square over channels, at any step; `None` where it has more than `STATES` states."""
+    the state, root of the mean square over channels, at any step; `None` where it was not asked for."""
 
     wipes: float
     holds: float
@@ -49,19 +50,38 @@ def holding(scan: Scan) -> Float[Tensor, " l"]:
 def state_norm(scan: Scan) -> Float[Tensor, " l"]:
     """The norm of the state h[t] over its n components, root of the mean square over channels, at each step.
 
-    Component n is what the scan gives for C = 1 there and 0 elsewhere, so this takes n scans. `ValueError` for more
-    than `STATES` states.
+    Component n is what the scan gives for C = 1 there and 0 elsewhere: n scans, where each state has a decay of its
+    own. Where all states of a decay decay alike (Mamba-2), blocks of steps are multiplied out instead.
     """
-    n = scan.B.shape[1]
-    if n > STATES:
-        raise ValueError(f"{n} states per channel need {n} scans; the norm is for up to {STATES}")
+    if scan.A.shape[1] == 1:
+        return torch.cat([h.square().sum(dim=-1).mean(dim=(0, 2)).sqrt() for h in _states(scan)])
     total = scan.u.new_zeros(scan.u.shape[1], dtype=torch.float64)
-    for k in range(n):
+    for k in range(scan.B.shape[1]):
         C = torch.zeros_like(scan.C)
         C[:, k] = 1
         h = scan_output(scan._replace(C=C, D=torch.zeros_like(scan.D)))
         total += reduce(h.double().square(), "d l -> l", "mean")
     return total.sqrt()
+
+
+def _states(scan: Scan) -> Iterator[Float[Tensor, "k t p n"]]:
+    """The states of a scan with one decay for all of them, `BLOCK` steps after the other.
+
+    Within a block h[t] = exp(S[t]) h + sum over s <= t of exp(S[t] - S[s]) delta[s] B[s] u[s], S being the running sum
+    of delta A and h the state before it (Dao & Gu 2024, Sec. 6).
+    """
+    u = rearrange(scan.u, "(k p) l -> k l p", k=len(scan.delta))
+    B = repeat(scan.B, "g n l -> (g r) l n", r=len(scan.delta) // len(scan.B))
+    state = torch.zeros_like(einsum(u[:, 0], B[:, 0], "k p, k n -> k p n"))
+    for delta, x, b in zip(*(y.split(BLOCK, dim=1) for y in (scan.delta, u, B)), strict=True):
+        S = (scan.A.double() * delta.double()).cumsum(dim=1)
+        # masked before the exponential too, which is infinite above the diagonal of long steps
+        decay = (S[:, :, None] - S[:, None]).tril().exp().tril().to(u.dtype)
+        drive = einsum(delta, x, b, "k s, k s p, k s n -> k s p n")
+        states = einsum(decay, drive, "k t s, k s p n -> k t p n")
+        states = states + einsum(S.exp().to(u.dtype), state, "k t, k p n -> k t p n")
+        state = states[:, -1]
+        yield states.double()
 
 
 def seam(x: Float[Tensor, "b c h w"], rows: list[int], columns: list[int]) -> float:

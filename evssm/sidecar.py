@@ -2,6 +2,7 @@
 
 import json
 import platform
+import shlex
 import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -14,8 +15,8 @@ PACKAGES = ("evssm-lab", "torch", "numpy", "numba", "matplotlib")
 
 
 def command_line() -> str:
-    """The command that runs now, as one would type it."""
-    return " ".join(["evssm", *(f'"{word}"' if " " in word else word for word in sys.argv[1:])])
+    """The command that runs now, as one would type it in a shell."""
+    return shlex.join(["evssm", *sys.argv[1:]])
 
 
 def versions() -> dict[str, str]:

@@ -1,5 +1,8 @@
+import io
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 
@@ -13,6 +16,7 @@ from analysis import ERF
 from analysis.activations import scanning_stages
 from analysis.attribution import load_attributions
 from analysis.kept_rows import load_rows
+from analysis.layer_attributions import load_layers
 from evssm import build, load, save, stages
 from evssm.cli import main
 from evssm.cli.app import app
@@ -349,6 +353,108 @@ def test_attribute_leaves_a_picture_the_maps_and_their_numbers_and_reads_them_ag
     assert (tmp_path / "out/attribution_evssm-compact.npz").read_bytes() == before
 
 
+OWN_PAIR = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 3, 3, padding=1)
+        from evssm.models.stages import Stage
+        self.stages = (Stage("first", 4, 1), Stage("last", 3, 1))
+
+    def forward(self, x):
+        y = self.last(torch.relu(self.first(x)))
+        return y[..., ::2, ::2], x + y
+"""
+
+
+@pytest.fixture
+def own_pair(tmp_path):
+    """A network of one's own with two outputs, of which the last is the image."""
+    module = f"own_pair_{os.getpid()}"
+    (tmp_path / f"{module}.py").write_text(OWN_PAIR)
+    yield f"{module}:Net"
+    sys.modules.pop(module, None)
+
+
+def test_attribute_and_layers_judge_every_map_of_a_network_with_two_outputs(run, tmp_path, own_pair):
+    photo(tmp_path / "a.png")
+    words = (own_pair, "--image", "a.png", "--box", "10,12,8,9", "--surroundings", "whole", "--check", "--out", "made")
+    made = tmp_path / "made"
+    status, out, err = run("attribute", *words, "--select", "-1", "--steps", "2", "--method", "lam")
+    assert (status, err) == (0, "")
+    (one,) = json.loads((made / "attribution.json").read_text())["maps"].values()
+    assert one["lam"]["check"]["says"] in out
+    assert one["lam"]["check"]["order"]["baseline"] == "blur"
+    assert one["lam"]["check"]["weights"]["word"].startswith("depends")
+    assert one["lam"]["made"]["select"] == -1
+    assert "made/attribution_check.png" in out
+    status, out, err = run("layers", *words, "--select", "-1", "--stages", "first", "--kind", "gradient")
+    assert (status, err) == (0, "")
+    (one,) = json.loads((made / "layers.json").read_text())["maps"].values()
+    assert list(one) == ["first"]
+    assert one["first"]["check"]["says"] in out
+    (held,) = load_layers(next(made.glob("layers_*.npz"))).values()
+    assert held.map.shape == (40, 48)
+    assert one["first"]["sum"] == held.map.sum()
+    assert Image.open(made / "layers.png").text["evssm:command"].startswith(f"evssm layers {own_pair}")
+
+
+def test_what_cannot_be_asked_of_layers_is_one_line(run, tmp_path, own_pair):
+    photo(tmp_path / "a.png")
+    for words, said in (
+        (("--select", "-1", "--stages", "second"), "matches 'second'"),
+        (("--select", "-1", "--kind", "slope"), "choose from activation"),
+        ((), "select="),
+        (("--select", "-1", "--box", "0,0,99,9"), "does not lie"),
+    ):
+        status, out, err = run("layers", own_pair, "--image", "a.png", "--box", "10,12,8,9", *words)
+        assert (status, out) == (2, "")
+        assert said in err
+        assert err.count("\n") == 1
+    assert not list(tmp_path.glob("layers/*.png"))
+
+
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [
+        (("erf", "nafnet-compact", "--size", "32"), ["erf.png"]),
+        (
+            ("activation", "evssm-compact", "--size", "32", "--stages", "encoder.0.0", "--no-compare"),
+            ["activation.png"],
+        ),
+        (("attribute", "nafnet-compact", "--size", "32", "--method", "gradient_x_input"), ["attribution.png"]),
+        (("layers", "nafnet-compact", "--size", "32", "--stages", "encoder.0.*"), ["layers.png"]),
+    ],
+)
+def test_a_picture_is_made_again_bit_for_bit_from_the_command_in_its_sidecar(run, tmp_path, command, names):
+    photo(tmp_path / "a.png")
+    assert run(*command, "--untrained", "--image", "a.png", "--seed", "3", "--out", "made")[0] == 0
+    made = tmp_path / "made"
+    first = {name: (made / name).read_bytes() for name in names}
+    (sidecar,) = made.glob("*.json")
+    program, *words = shlex.split(json.loads(sidecar.read_text())["command"])
+    assert program == "evssm"
+    shutil.rmtree(made)
+    assert run(*words)[0] == 0
+    assert {name: (made / name).read_bytes() for name in names} == first
+    words[words.index("--seed") + 1] = "4"
+    shutil.rmtree(made)
+    assert run(*words)[0] == 0
+    assert all(pixels(made / name) != pixels_of(first[name]) for name in names)
+
+
+def pixels(path):
+    return pixels_of(path.read_bytes())
+
+
+def pixels_of(data):
+    return Image.open(io.BytesIO(data)).tobytes()
+
+
 def test_attribute_shows_the_network_no_more_than_the_surroundings(run, tmp_path):
     image = photo(tmp_path / "a.png", (160, 128))
     status, _, _ = run(
@@ -498,8 +604,24 @@ def test_measure_says_in_a_line_what_cannot_be_asked(run, tmp_path):
         assert err.count("\n") == 1
 
 
-def test_the_choices_of_measure_are_those_there_are():
+def test_every_choice_of_measure_is_explained_and_no_other_word_taken(run):
     from analysis.measures import MEASURES
-    from evssm.cli.measure import What
 
-    assert [what.value for what in What] == list(MEASURES)
+    status, out, _ = run("measure", "--help")
+    assert status == 0
+    assert all(f" {what}: " in " ".join(out.split()) for what in MEASURES)
+    status, _, err = run("measure", "hearts", "nafnet-compact")
+    assert status == 2
+    assert f"choose from {', '.join(MEASURES)}" in err
+
+
+def test_the_selected_output_is_measured_and_traced(run, tmp_path, own_pair):
+    photo(tmp_path / "a.png")
+    words = (own_pair, "--image", "a.png", "--size", "24", "--out", "made")
+    for what in ("structure", "half-planes"):
+        assert run("measure", what, *words)[0] == 2
+        status, _, err = run("measure", what, *words, "--select", "-1")
+        assert (status, err) == (0, "")
+    status, out, _ = run("trace", own_pair, "a.png", "--select", "-1", "--out", "made")
+    assert status == 0
+    assert "output: " in out

@@ -44,15 +44,16 @@ analysis.activations analysis.row_faithfulness analysis.map_verdict
 analysis.check_plots analysis.check_panels
 analysis.kept_rows analysis.activation_plots analysis.activation_figure
 analysis.regions analysis.lam analysis.attribution analysis.attributions analysis.kept_attributions
-analysis.layer_attributions analysis.attribution_figure
+analysis.layer_attributions analysis.attribution_verdict analysis.attribution_figure analysis.layer_figure
 analysis.scan_health analysis.artefacts analysis.artefact_figure
 analysis.instance_norms analysis.growth analysis.knock_outs analysis.half_planes analysis.knock_out_table analysis.modes
 analysis.horizons analysis.selection_share analysis.alignment analysis.transfer analysis.structural
 analysis.measure_frame analysis.measure_plots analysis.measure_panels analysis.measure_maps analysis.measures
 analysis
-evssm.cli.app evssm.cli.common evssm.cli.ablate evssm.cli.activation evssm.cli.attribute evssm.cli.cost
-evssm.cli.data evssm.cli.deblur evssm.cli.erf
-evssm.cli.evaluate evssm.cli.family evssm.cli.measure evssm.cli.networks evssm.cli.trace evssm.cli.train
+evssm.cli.app evssm.cli.common evssm.cli.options evssm.cli.ablate evssm.cli.activation evssm.cli.attribute
+evssm.cli.cost evssm.cli.data evssm.cli.deblur evssm.cli.erf
+evssm.cli.evaluate evssm.cli.family evssm.cli.layers evssm.cli.measure evssm.cli.networks
+evssm.cli.trace evssm.cli.train
 evssm.cli evssm.__main__
 """.split()
 FILES = sorted([*ROOT.glob("evssm/**/*.py"), *ROOT.glob("analysis/**/*.py")])

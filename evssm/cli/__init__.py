@@ -16,6 +16,7 @@ from evssm.cli import (  # noqa: F401
     erf,
     evaluate,
     family,
+    layers,
     measure,
     networks,
     trace,

@@ -17,6 +17,7 @@ from evssm.cli.common import (
     told_in_a_line,
     whole_photograph,
 )
+from evssm.cli.options import Check, Local, MiddleOfOne, Out, Photograph, Seed, Stages, Untrained, WeightsOfEach
 
 COMPANIONS = {"evssm": ("evssm-four-direction", "evssm-no-geot"), "evssm2": ("evssm2-no-geot",)}
 """What stands beside a network in Fig. 6: four directions in every block, and no turns."""
@@ -28,18 +29,11 @@ def activation(
         list[str],
         typer.Argument(help="EVSSM or its variants from `evssm list`, or your own as package.module:callable."),
     ],
-    weights: Annotated[
-        list[str] | None,
-        typer.Option(help="Weights, as FILE for a single network or NAME=FILE; official checkpoints or our own files."),
-    ] = None,
-    image: Annotated[Path | None, typer.Option(help="An image, taken whole; a bundled photograph otherwise.")] = None,
-    size: Annotated[
-        str | None, typer.Option(help="Cut N or HxW pixels from the image's middle; the bundled one is cut to 256.")
-    ] = None,
+    weights: WeightsOfEach = None,
+    image: Photograph = None,
+    size: MiddleOfOne = None,
     query: Annotated[str, typer.Option(help="ROW,COLUMN in what is left after cutting, or centre.")] = "centre",
-    stages: Annotated[
-        list[str] | None, typer.Option(help="Patterns of stage names, such as encoder.0.*; every module otherwise.")
-    ] = None,
+    stages: Stages = None,
     level: Annotated[str, typer.Option(help="A0 to A7: what a map contains; A3 is the scan's own matrix.")] = "A3",
     reduction: Annotated[str, typer.Option(help="Channels to one map: abs, rms, signed or output.")] = "abs",
     scale: Annotated[
@@ -51,16 +45,11 @@ def activation(
     compare: Annotated[
         bool, typer.Option(help="Beside a single EVSSM, its four-direction form and the one w/o F&T.")
     ] = True,
-    check: Annotated[
-        bool, typer.Option("--check", help="Judge each map: whether its order matters, and its weights. Takes long.")
-    ] = False,
-    local: Annotated[bool, typer.Option("--local", help="Released test-time windows.")] = False,
-    untrained: Annotated[
-        bool,
-        typer.Option("--untrained", help="Random weights, also where trained ones are bundled; the picture says so."),
-    ] = False,
-    seed: Annotated[int, typer.Option(help="For random weights.")] = 0,
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("activation"),
+    check: Check = False,
+    local: Local = False,
+    untrained: Untrained = False,
+    seed: Seed = 0,
+    out: Out = Path("activation"),
 ) -> None:
     """What a pixel gathers in every selective scan (Fig. 6): a picture, the maps as .npz, their checks as .json."""
     from analysis.activation_figure import SCALES, activation_panels

@@ -1,13 +1,39 @@
 """`evssm attribute`."""
 
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from evssm.cli.app import app
-from evssm.cli.common import file_for, peak_memory, plain, progress, the_network, told_in_a_line, whole_photograph
+from evssm.cli.common import (
+    file_for,
+    peak_memory,
+    plain,
+    progress,
+    tasks_of,
+    the_network,
+    the_region,
+    the_selector,
+    told_in_a_line,
+    whole_photograph,
+)
+from evssm.cli.options import (
+    Box,
+    Check,
+    Local,
+    MiddleOfOne,
+    Networks,
+    OfRegion,
+    Out,
+    Photograph,
+    Reduce,
+    Seed,
+    Select,
+    Surroundings,
+    Untrained,
+    WeightsOfEach,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,23 +41,12 @@ if TYPE_CHECKING:
 
 @app.command(epilog="Example: evssm attribute evssm-compact --image photo.png --box 120,300,32,32 --out results")
 def attribute(
-    networks: Annotated[
-        list[str], typer.Argument(help="Names from `evssm list`, or your own network as package.module:callable.")
-    ],
-    weights: Annotated[
-        list[str] | None,
-        typer.Option(help="Weights, as FILE for a single network or NAME=FILE; official checkpoints or our own files."),
-    ] = None,
-    image: Annotated[Path | None, typer.Option(help="An image; a bundled photograph otherwise.")] = None,
-    size: Annotated[
-        str | None, typer.Option(help="Cut N or HxW pixels from the image's middle; the bundled one is cut to 256.")
-    ] = None,
-    box: Annotated[
-        str, typer.Option(help="The region as ROW,COLUMN,HEIGHT,WIDTH in what is left after cutting, or centre.")
-    ] = "centre",
-    surroundings: Annotated[
-        str, typer.Option(help="Pixels around the region that the network sees, or whole: all of the image.")
-    ] = "96",
+    networks: Networks,
+    weights: WeightsOfEach = None,
+    image: Photograph = None,
+    size: MiddleOfOne = None,
+    box: Box = "centre",
+    surroundings: Surroundings = "96",
     methods: Annotated[
         list[str] | None,
         typer.Option(
@@ -48,37 +63,37 @@ def attribute(
             "black for gradient_x_input, mean otherwise."
         ),
     ] = None,
-    reduce: Annotated[str, typer.Option(help="grad: how strong the region's edges are; sum: of its values.")] = "grad",
-    residual: Annotated[str, typer.Option(help="include: of F(x); exclude: of F(x) - x.")] = "include",
-    local: Annotated[bool, typer.Option("--local", help="Released test-time windows (EVSSM, NAFNet).")] = False,
-    untrained: Annotated[
-        bool,
-        typer.Option("--untrained", help="Random weights, also where trained ones are bundled; the picture says so."),
-    ] = False,
-    seed: Annotated[int, typer.Option(help="For random weights.")] = 0,
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("attribution"),
+    reduce: Reduce = "grad",
+    residual: OfRegion = "include",
+    select: Select = None,
+    check: Check = False,
+    local: Local = False,
+    untrained: Untrained = False,
+    seed: Seed = 0,
+    out: Out = Path("attribution"),
 ) -> None:
     """Which input pixels make up a region of the output: a picture, the maps as .npz and their numbers as .json."""
     from analysis.attribution_figure import attribution_panels, percent
-    from analysis.attributions import METHODS, Settings, region_of
+    from analysis.attribution_verdict import check_attributions
+    from analysis.attributions import METHODS, Settings
+    from analysis.check_panels import check_panels
     from analysis.kept_attributions import kept_attributions
+    from analysis.map_verdict import tally
     from analysis.panels import save_figure
-    from analysis.regions import around
     from evssm.sidecar import command_line, write_sidecar
 
     if unknown := [method for method in methods or () if method not in METHODS]:
         raise ValueError(f"--method {unknown[0]} is unknown; choose from {', '.join(METHODS)}")
     settings = Settings(steps, sigma, window)
     name, photograph = whole_photograph(image, size)
-    h, w = photograph.shape[-2:]
-    region = region_of(_box(box), h, w)
-    seen, within, corner = around(photograph[None], region, _margin(surroundings, h, w))
+    seen, within, corner = the_region(photograph, box, surroundings)
     start = _baseline(baseline, photograph, image, size)
     if not (start is None or isinstance(start, str)):
-        start = around(start[None], region, _margin(surroundings, h, w))[0]
+        start = the_region(start, box, surroundings)[0]
     asked = list(dict.fromkeys(networks))
     made = {one: the_network(one, file_for(one, asked, weights or []), local, untrained, seed) for one in asked}
-    found = {}
+    chosen = the_selector(select)
+    found, verdicts = {}, {}
     out.mkdir(parents=True, exist_ok=True)
     with progress() as track:
         for one, net in made.items():
@@ -93,46 +108,53 @@ def attribute(
                     baseline=start,
                     reduce=reduce,
                     residual=residual,
+                    select=chosen,
                     progress=lambda method, one=one: track(f"{one} {method}"),  # type: ignore[misc]
                 )
-    figure = attribution_panels(found, seen[0], corner=corner, whole=photograph)
+                if check:
+                    verdicts[one] = check_attributions(
+                        net,
+                        seen,
+                        found[one],
+                        baseline=start if not isinstance(start, str) else None,
+                        select=chosen,
+                        seed=seed,
+                        track=tasks_of(track, one),
+                    )
+    notes = {one: tally(of_one) for one, of_one in verdicts.items()}
+    figure = attribution_panels(found, seen[0], corner=corner, whole=photograph, notes=notes)
     picture = save_figure(figure, out / "attribution", command=command_line())
+    maps = {(one, method): held for one, of_one in found.items() for method, held in of_one.items()}
+    judged = {(one, method): said for one, of_one in verdicts.items() for method, said in of_one.items()}
+    if judged:
+        bare = {" ".join(key): maps[key].untrained for key in judged}
+        panels = check_panels({" ".join(key): said for key, said in judged.items()}, bare)
+        picture += save_figure(panels, out / "attribution_check", command=command_line())
+    facts: dict[str, Any] = {one: {} for one in found}
+    for (one, method), held in maps.items():
+        facts[one][method] = {**held.numbers(), "made": held.provenance}
+        if (one, method) in judged:
+            facts[one][method]["check"] = judged[one, method].as_dict()
     sidecar = write_sidecar(
         out / "attribution.json",
         {
             "command": command_line(),
             "image": name,
             "seed": seed,
-            "region": region,
+            "region": [within[0] + corner[0], within[1] + corner[1], *within[2:]],
             "seen": {"row": corner[0], "column": corner[1], "height": seen.shape[-2], "width": seen.shape[-1]},
             "peak_memory_bytes": peak_memory(),
-            "maps": {
-                one: {method: {**a.numbers(), "made": a.provenance} for method, a in maps.items()}
-                for one, maps in found.items()
-            },
+            "maps": facts,
         },
     )
     for path in (*picture, sidecar):
         typer.echo(path)
-    for one, maps in found.items():
-        for method, attribution in maps.items():
-            gap, index = percent(attribution.completeness_gap), attribution.diffusion_index
-            typer.echo(f"{one} {method}: completeness gap {gap}, diffusion index {index:.3g}")
+    for (one, method), held in maps.items():
+        gap, index = percent(held.completeness_gap), held.diffusion_index
+        typer.echo(f"{one} {method}: completeness gap {gap}, diffusion index {index:.3g}")
+        if (one, method) in judged:
+            typer.echo(f"{one} {method}: {judged[one, method]}")
     typer.echo(f"peak memory {peak_memory() / 2**30:.2f} GiB")
-
-
-def _box(text: str) -> str | tuple[int, ...]:
-    """A region's four numbers; anything else as it is."""
-    return tuple(map(int, text.split(","))) if re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*){3}", text) else text
-
-
-def _margin(text: str, h: int, w: int) -> int:
-    """Pixels around the region."""
-    if text == "whole":
-        return max(h, w)
-    if not text.isdecimal():
-        raise ValueError(f"--surroundings {text} is neither a number of pixels nor whole; try 96")
-    return int(text)
 
 
 def _baseline(asked: str | None, photograph: "Tensor", image: Path | None, size: str | None) -> "str | Tensor | None":

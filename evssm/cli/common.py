@@ -131,6 +131,21 @@ def the_size(text: str) -> tuple[int, int]:
     return h, w
 
 
+def the_region(
+    photograph: "Tensor", box: str, surroundings: str
+) -> "tuple[Tensor, tuple[int, int, int, int], tuple[int, int]]":
+    """What the network sees of a photograph around a region, the region in it, and the pixel at which it begins."""
+    from analysis.attributions import region_of
+    from analysis.regions import around
+
+    h, w = photograph.shape[-2:]
+    numbers = re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*){3}", box)
+    region = region_of(tuple(map(int, box.split(","))) if numbers else box, h, w)
+    if surroundings != "whole" and not surroundings.isdecimal():
+        raise ValueError(f"--surroundings {surroundings} is neither a number of pixels nor whole; try 96")
+    return around(photograph[None], region, max(h, w) if surroundings == "whole" else int(surroundings))
+
+
 def the_queries(text: str) -> str | list[tuple[int, int]]:
     place = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*", text)
     return [(int(place[1]), int(place[2]))] if place else text

@@ -8,19 +8,18 @@ import typer
 
 from evssm.cli.app import app
 from evssm.cli.common import progress, the_size, told_in_a_line
+from evssm.cli.options import Local, Networks, Out
 
 
 @app.command(epilog="Example: evssm cost evssm nafnet --size 256x256 --time --threads 1")
 def cost(
-    networks: Annotated[
-        list[str], typer.Argument(help="Names from `evssm list`, or your own network as package.module:callable.")
-    ],
+    networks: Networks,
     size: Annotated[str, typer.Option(help="Of the images: N or HxW pixels.")] = "256",
     batch: Annotated[int, typer.Option(help="Images at once.")] = 1,
     channels: Annotated[
         int | None, typer.Option(help="Of the images; 3 unless given, and 6 for our dual-pixel networks.")
     ] = None,
-    local: Annotated[bool, typer.Option("--local", help="Released test-time windows (EVSSM, NAFNet).")] = False,
+    local: Local = False,
     published: Annotated[
         float | None, typer.Option(help="A published number in G: says which way of counting comes nearest.")
     ] = None,
@@ -30,7 +29,7 @@ def cost(
     threads: Annotated[int | None, typer.Option(help="For --time; torch's own choice unless given.")] = None,
     warm_up: Annotated[int, typer.Option(help="For --time: passes before those that count.")] = 2,
     repeats: Annotated[int, typer.Option(help="For --time: passes that count.")] = 10,
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("cost"),
+    out: Out = Path("cost"),
 ) -> None:
     """Parameters, multiply-adds and operations by kind; with --time seconds and peak memory. Weights do not matter."""
     from analysis.costs import PUBLISHED

@@ -7,6 +7,7 @@ import typer
 
 from evssm.cli.app import app
 from evssm.cli.common import progress, told_in_a_line, trained_network
+from evssm.cli.options import Ensemble, Local, Overlap, Tile
 
 
 @app.command(
@@ -24,14 +25,10 @@ def deblur(
     weights: Annotated[
         str | None, typer.Option(help="File of weights: an official checkpoint (with --network) or our own.")
     ] = None,
-    local: Annotated[bool, typer.Option("--local", help="Released test-time windows (EVSSM, NAFNet).")] = False,
-    tile: Annotated[
-        int, typer.Option(help="Edge of the tiles in pixels, for images too large for the memory; 0: none.")
-    ] = 0,
-    overlap: Annotated[int, typer.Option(help="Pixels by which two tiles overlap at least.")] = 64,
-    ensemble: Annotated[
-        str, typer.Option(help="none; x4: quarter turns; x4-frames: EVSSM's own turns; x8: all. Costs as many runs.")
-    ] = "none",
+    local: Local = False,
+    tile: Tile = 0,
+    overlap: Overlap = 64,
+    ensemble: Ensemble = "none",
     suffix: Annotated[str, typer.Option(help="Format of the results in a folder: png, tif, bmp or jpg.")] = "png",
     bits: Annotated[int, typer.Option(help="8, or 16 for png and tif.")] = 8,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,

@@ -17,6 +17,7 @@ from evssm.cli.common import (
     the_selector,
     told_in_a_line,
 )
+from evssm.cli.options import Local, MiddleOfEach, Networks, Out, Seed, Select, Untrained, WeightsOfEach
 
 
 @app.command(
@@ -24,36 +25,26 @@ from evssm.cli.common import (
     "--image photo.png --size 256 --out results"
 )
 def erf(
-    networks: Annotated[
-        list[str], typer.Argument(help="Names from `evssm list`, or your own network as package.module:callable.")
-    ],
-    weights: Annotated[
-        list[str] | None,
-        typer.Option(help="Weights, as FILE for a single network or NAME=FILE; official checkpoints or our own files."),
-    ] = None,
+    networks: Networks,
+    weights: WeightsOfEach = None,
     image: Annotated[
         list[Path] | None, typer.Option(help="An image or a folder of them; the bundled photographs otherwise.")
     ] = None,
-    size: Annotated[str, typer.Option(help="What is cut from the middle of each image: N or HxW pixels.")] = "256",
+    size: MiddleOfEach = "256",
     queries: Annotated[str, typer.Option(help="centre, grid, or ROW,COLUMN.")] = "centre",
     estimator: Annotated[str, typer.Option(help="rss, abs, signed, replknet or mambair.")] = "rss",
     residual: Annotated[str, typer.Option(help="exclude: of F(x) - x; include: of F(x).")] = "exclude",
-    local: Annotated[bool, typer.Option("--local", help="Released test-time windows (EVSSM, NAFNet).")] = False,
-    untrained: Annotated[
-        bool,
-        typer.Option("--untrained", help="Random weights, also where trained ones are bundled; the picture says so."),
-    ] = False,
+    local: Local = False,
+    untrained: Untrained = False,
     style: Annotated[
         str, typer.Option(help="honest: four decades on a log scale; paper: RdYlGn, power 0.25.")
     ] = "honest",
-    select: Annotated[
-        str | None, typer.Option(help="Which output of a network with several is the image: a number or a key.")
-    ] = None,
+    select: Select = None,
     check: Annotated[
         bool, typer.Option("--check", help="Judge each map: its order, its weights, its number of images. Takes long.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="For random weights and query grids.")] = 0,
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("erf"),
+    seed: Seed = 0,
+    out: Out = Path("erf"),
 ) -> None:
     """Effective receptive fields: a picture, the maps as .npz and their numbers as .json."""
     from analysis.check_panels import check_panels

@@ -7,6 +7,7 @@ import typer
 
 from evssm.cli.app import app
 from evssm.cli.common import file_for, plain, progress, the_network, told_in_a_line
+from evssm.cli.options import Ensemble, Networks, Out, Overlap, Seed, Tile, Untrained, WeightsOfEach
 
 if TYPE_CHECKING:
     from evssm.data.pairs import Pairs
@@ -19,13 +20,8 @@ EMBEDDED, STRAIGHT = "embedded", "embedded-straight"
     "--weights nafnet=NAFNet-GoPro-width64.pth --data datasets/GoPro/test --local both --ssim volume --out scores"
 )
 def evaluate(
-    networks: Annotated[
-        list[str], typer.Argument(help="Names from `evssm list`, or your own network as package.module:callable.")
-    ],
-    weights: Annotated[
-        list[str] | None,
-        typer.Option(help="Weights, as FILE for a single network or NAME=FILE; official checkpoints or our own files."),
-    ] = None,
+    networks: Networks,
+    weights: WeightsOfEach = None,
     data: Annotated[
         str,
         typer.Option(
@@ -49,16 +45,12 @@ def evaluate(
     local: Annotated[
         str, typer.Option(help="Released test-time windows (EVSSM, NAFNet): off, on, or both as two rows.")
     ] = "off",
-    tile: Annotated[int, typer.Option(help="Edge of the tiles in pixels; 0: whole images.")] = 0,
-    overlap: Annotated[int, typer.Option(help="Pixels by which two tiles overlap at least.")] = 64,
-    ensemble: Annotated[
-        str, typer.Option(help="none; x4: quarter turns; x4-frames: EVSSM's own turns; x8: all. Costs as many runs.")
-    ] = "none",
-    untrained: Annotated[
-        bool, typer.Option("--untrained", help="Random weights, also where trained ones are bundled.")
-    ] = False,
-    seed: Annotated[int, typer.Option(help="For random weights.")] = 0,
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("scores"),
+    tile: Tile = 0,
+    overlap: Overlap = 64,
+    ensemble: Ensemble = "none",
+    untrained: Untrained = False,
+    seed: Seed = 0,
+    out: Out = Path("scores"),
 ) -> None:
     """PSNR and SSIM: a row per image as .csv, means with intervals as .json, and a table of all networks."""
     from evssm.evaluate import evaluate as run

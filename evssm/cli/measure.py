@@ -1,6 +1,5 @@
 """`evssm measure`."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,10 +13,12 @@ from evssm.cli.common import (
     the_images,
     the_network,
     the_queries,
+    the_selector,
     the_size,
     told_in_a_line,
     write_table,
 )
+from evssm.cli.options import Local, MiddleOfEach, Network, Out, Seed, Select, Stages, Untrained, Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,27 +27,11 @@ EXTENTS = (8, 24)
 """Pixels of straight motion in the bundled photographs that networks are shown: of the kind that ours learn from."""
 
 
-class What(StrEnum):
-    """The names in `analysis.measures.MEASURES`, written again since `--help` may not import it."""
-
-    growth = "growth"
-    half_planes = "half-planes"
-    horizons = "horizons"
-    selection = "selection"
-    knock_outs = "knock-outs"
-    modes = "modes"
-    alignment = "alignment"
-    transfer = "transfer"
-    structure = "structure"
-
-
 @app.command(epilog="Example: evssm measure growth evssm-compact --size 128 --out results")
 def measure(
-    what: Annotated[What, typer.Argument(help="What to measure.")],
-    network: Annotated[
-        str, typer.Argument(help="A name from `evssm list`, or your own network as package.module:callable.")
-    ],
-    weights: Annotated[str | None, typer.Option(help="Weights: an official checkpoint or a file of our own.")] = None,
+    what: Annotated[str, typer.Argument(help="What to measure: one of the words below.")],
+    network: Network,
+    weights: Weights = None,
     image: Annotated[
         list[Path] | None,
         typer.Option(help="A blurred image or a folder of them; bundled photographs, moved straight, otherwise."),
@@ -55,23 +40,21 @@ def measure(
         list[Path] | None,
         typer.Option(help="Sharp images: those of --image in the same order, for PSNR, or those to blur."),
     ] = None,
-    size: Annotated[str, typer.Option(help="What is cut from the middle of each image: N or HxW pixels.")] = "128",
+    size: MiddleOfEach = "128",
     count: Annotated[int, typer.Option(help="At most so many images.", min=1)] = 4,
     query: Annotated[str, typer.Option(help="The pixel asked: ROW,COLUMN of what was cut, or centre.")] = "centre",
-    stages: Annotated[list[str] | None, typer.Option(help="Patterns of stage names, such as encoder.0.*.")] = None,
-    local: Annotated[bool, typer.Option("--local", help="Released test-time windows (EVSSM, NAFNet).")] = False,
+    stages: Stages = None,
+    local: Local = False,
     window: Annotated[
         int | None,
         typer.Option(help="Windows of so many image px (EVSSM), or for training crops of that size (NAFNet)."),
     ] = None,
+    select: Select = None,
     length: Annotated[float, typer.Option(help="Of the straight blur for transfer, in px.")] = 8.0,
     angle: Annotated[float, typer.Option(help="Of that blur, in degrees, anticlockwise from the right.")] = 0.0,
-    untrained: Annotated[
-        bool,
-        typer.Option("--untrained", help="Random weights, also where trained ones are bundled; the picture says so."),
-    ] = False,
-    seed: Annotated[int, typer.Option(help="For random weights and random probes.")] = 0,
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("measure"),
+    untrained: Untrained = False,
+    seed: Seed = 0,
+    out: Out = Path("measure"),
 ) -> None:
     """A network beyond the picture of its receptive field: a figure, a table as .csv, and how it was made as .json.
 
@@ -84,28 +67,31 @@ def measure(
     from analysis.panels import save_figure
     from evssm.sidecar import command_line, write_sidecar
 
+    if what not in MEASURES:
+        raise ValueError(f"nothing called {what} can be measured; choose from {', '.join(MEASURES)}")
     names, blurred, clear = _pairs(image or [], sharp or [], size, count)
-    net, whole = _networks(network, weights, local, window, untrained, seed, both=what is What.modes)
+    net, whole = _networks(network, weights, local, window, untrained, seed, both=what == "modes")
     place = the_queries(query)
-    chosen = MEASURES[what.value]
+    chosen = MEASURES[what]
     with progress() as track, told_in_a_line(network, own=":" in network):
         question = Question(
             blurred,
             clear,
             query=place if isinstance(place, str) else place[0],
             stages=stages or None,
+            select=the_selector(select),
             seed=seed,
             length=length,
             angle=angle,
             whole=whole,
-            progress=track(f"{what.value} of {network}"),
+            progress=track(f"{what} of {network}"),
         )
         found = chosen.ask(net, question)
     out.mkdir(parents=True, exist_ok=True)
-    stem = out / f"{what.value}_{plain(network)}"
+    stem = out / f"{what}_{plain(network)}"
     picture = save_figure(chosen.draw(found), stem, command=command_line())
     table = write_table(stem.with_suffix(".csv"), found.rows())
-    facts = {"command": command_line(), "what": what.value, "images": names, "made": found.provenance}
+    facts = {"command": command_line(), "what": what, "images": names, "made": found.provenance}
     sidecar = write_sidecar(stem.with_suffix(".json"), {**facts, "rows": found.rows()})
     for path in (*picture, table, sidecar):
         typer.echo(path)

@@ -6,17 +6,25 @@ from typing import Annotated
 import typer
 
 from evssm.cli.app import app
-from evssm.cli.common import peak_memory, plain, progress, the_network, told_in_a_line, whole_photograph, write_table
+from evssm.cli.common import (
+    peak_memory,
+    plain,
+    progress,
+    the_network,
+    the_selector,
+    told_in_a_line,
+    whole_photograph,
+    write_table,
+)
+from evssm.cli.options import Local, MiddleOfOne, Network, Out, Seed, Select, Untrained, Weights
 
 
 @app.command(epilog="Example: evssm trace evssm blotches.png --weights net_g_GoPro.pth --local --normal fine.png")
 def trace(
-    network: Annotated[
-        str, typer.Argument(help="A name from `evssm list`, or your own network as package.module:callable.")
-    ],
+    network: Network,
     image: Annotated[Path, typer.Argument(help="The image on which the network fails.")],
-    weights: Annotated[str | None, typer.Option(help="File of weights: an official checkpoint or our own.")] = None,
-    size: Annotated[str | None, typer.Option(help="Cut N or HxW pixels from the image's middle.")] = None,
+    weights: Weights = None,
+    size: MiddleOfOne = None,
     normal: Annotated[
         Path | None, typer.Option(help="An image on which the network works: its largest sizes are the normal range.")
     ] = None,
@@ -27,14 +35,12 @@ def trace(
             "or with --normal twice the largest there."
         ),
     ] = None,
-    states: Annotated[bool, typer.Option(help="Norms of the scans' states, which take as many scans.")] = True,
-    local: Annotated[bool, typer.Option("--local", help="Released test-time windows (EVSSM, NAFNet).")] = False,
-    untrained: Annotated[
-        bool,
-        typer.Option("--untrained", help="Random weights, also where trained ones are bundled; the picture says so."),
-    ] = False,
-    seed: Annotated[int, typer.Option(help="For random weights.")] = 0,
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("trace"),
+    states: Annotated[bool, typer.Option(help="Norms of the scans' states, which take longest.")] = True,
+    select: Select = None,
+    local: Local = False,
+    untrained: Untrained = False,
+    seed: Seed = 0,
+    out: Out = Path("trace"),
 ) -> None:
     """Finds where in a network an artefact begins: a picture, every stage's numbers as .csv, and a .json."""
     from torch import nn
@@ -53,9 +59,10 @@ def trace(
     times = factor if factor is not None else FACTOR if sound is None else 2.0
     if not times > 0:
         raise ValueError(f"--factor {times:g} is no factor; try 10")
+    chosen = the_selector(select)
     with progress() as track, told_in_a_line(network, own=":" in network):
-        found = run(net, photograph, states=states, progress=track("tracing"))
-        usual = None if sound is None else run(net, sound, states=False, progress=track("normal"))
+        found = run(net, photograph, states=states, select=chosen, progress=track("tracing"))
+        usual = None if sound is None else run(net, sound, states=False, select=chosen, progress=track("normal"))
     out.mkdir(parents=True, exist_ok=True)
     stem = f"trace_{plain(network)}"
     figure = artefact_panels(found, photograph, factor=times, normal=usual)

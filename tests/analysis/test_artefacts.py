@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from analysis.artefacts import CELL, borders, cells_of, table, trace
-from analysis.scan_health import WIPED, holding, seam, state_norm, wiping
+from analysis.scan_health import BLOCK, WIPED, holding, seam, state_norm, wiping
 from analysis.scan_rows import Scan
 from evssm import build, edit, record, stages
 from evssm.windows import in_windows, window_origins
@@ -55,9 +55,30 @@ def test_steps_wipe_or_hold_from_known_sizes_on():
         assert holding(scan(2, delta=step)._replace(A=A)).unique().tolist() == [share]
 
 
-def test_too_many_states_are_refused():
-    with pytest.raises(ValueError, match="17 states"):
-        state_norm(scan(n=17))
+@pytest.mark.parametrize("groups", [1, 2])
+def test_the_state_norm_of_shared_decays_is_that_of_the_recurrence_also_after_huge_steps(groups):
+    heads, p, n, length = 4, 3, 20, 2 * BLOCK + 5
+    delta = torch.rand(heads, length, dtype=torch.float64)
+    delta[:, [7, BLOCK, BLOCK + 1]] = torch.rand(heads, 3, dtype=torch.float64) * 1e4
+    u = torch.randn(heads * p, length, dtype=torch.float64)
+    B, C = torch.randn(2, groups, n, length, dtype=torch.float64)
+    found = Scan(u, delta, -torch.rand(heads, 1, dtype=torch.float64), B, C, torch.randn(heads * p).double())
+    h, expected = torch.zeros(heads, p, n, dtype=torch.float64), []
+    of_head = B.repeat_interleave(heads // groups, dim=0)
+    for t in range(length):
+        drive = (delta[:, t, None] * u[:, t].view(heads, p))[:, :, None] * of_head[:, None, :, t]
+        h = torch.exp(delta[:, t, None, None] * found.A[..., None]) * h + drive
+        expected.append(h.square().sum(dim=2).mean().sqrt())
+    torch.testing.assert_close(state_norm(found), torch.stack(expected), rtol=1e-10, atol=0)
+
+
+def test_a_mamba2_network_reports_the_states_of_all_its_scans():
+    net = build("evssm2-compact", width=8, depths=(1, 1, 1)).double()
+    x = torch.rand(3, 32, 36, dtype=torch.float64)
+    scans = [stage.scan for stage in trace(net, x).stages if stage.scan]
+    assert len(scans) == 6
+    assert all(scan.state > 0 for scan in scans)
+    assert {scan.state for scan in (stage.scan for stage in trace(net, x, states=False).stages) if scan} == {None}
 
 
 # --- seams ------------------------------------------------------------------------------------------------------------

@@ -89,6 +89,12 @@ def test_regions_outside_the_image_are_refused(box):
         check_box(box, 20, 24)
 
 
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor, lambda box: np.array(box, dtype=np.uint8)])
+def test_whole_numbers_of_any_kind_name_a_region(kind):
+    assert check_box(kind([3, 4, 5, 6]), 20, 24) == (3, 4, 5, 6)
+    assert {type(number) for number in check_box(kind([3, 4, 5, 6]), 20, 24)} == {int}
+
+
 def test_what_surrounds_a_region_lies_on_the_grid_and_holds_the_region():
     x = torch.arange(200.0 * 300).reshape(1, 1, 200, 300)
     for box, margin in (((70, 130, 16, 20), 10), ((0, 0, 5, 5), 33), ((195, 290, 5, 10), 0), ((50, 50, 32, 32), 500)):

@@ -56,6 +56,17 @@ def test_windows_off_widens_the_field():
     assert free.output_change > 0
 
 
+def test_the_selected_output_is_compared():
+    net, x = network(), images(1)
+    whole = knock_out_effects(net, x, parts=["scan"], each=False)
+    forward = net.forward
+    net.forward = lambda x: {"half": x[..., ::2, ::2], "full": forward(x)}
+    chosen = knock_out_effects(net, x, parts=["scan"], each=False, select="full")
+    assert chosen.rows()[1]["output_change"] == whole.rows()[1]["output_change"] > 0
+    with pytest.raises(ValueError, match="say which is the image"):
+        knock_out_effects(net, x, parts=["scan"], each=False)
+
+
 def test_what_cannot_be_knocked_out_is_said():
     with pytest.raises(ValueError, match="none of scan"):
         knock_out_effects(build("nafnet-compact").double(), images(1))

@@ -182,6 +182,22 @@ def test_structural_similarity_needs_a_window_that_counts():
     assert np.isnan(MEASURES["SSIM"](a, a, border, QUERY))
 
 
+def test_gradients_that_all_point_one_way_have_known_correlations():
+    size = (24, 32)
+    y, x = np.mgrid[: size[0], : size[1]]
+    down, across = (10.0 ** (axis / 40 + np.random.default_rng().random()) for axis in (y, x))
+    every = np.ones(size, dtype=bool)
+    hog = MEASURES["HOG"]
+    assert hog(down, 2 * down, every, (0, 0)) == pytest.approx(1)
+    # One of nine directions has all the weight in either: covariance -1/81, variances 8/81.
+    assert hog(down, across, every, (0, 0)) == pytest.approx(-1 / 8)
+    left = every.copy()
+    left[:, 16:] = False
+    mixed = np.where(left, down, across)
+    assert hog(down, mixed, left & (x < 8), (0, 0)) == pytest.approx(1)  # what does not count is not compared
+    assert np.isnan(hog(down, down, x < 7, (0, 0)))
+
+
 def test_rounding_makes_no_order():
     a = distance_only(None)
     noisy = a * (1 + 1e-9 * np.random.default_rng().normal(size=SHAPE))
