@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from analysis.artefacts import Trace, trace
     from analysis.attribution import Attribution
     from analysis.attribution_figure import attribution_panels, draw_attribution, draw_region
+    from analysis.attribution_verdict import check_attributions, check_layers
     from analysis.attributions import local_attribution
     from analysis.costs import Cost, cost
     from analysis.erf import effective_receptive_field
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from analysis.knock_out_table import KnockOuts, knock_out_effects
     from analysis.knock_outs import knocked_out
     from analysis.layer_attributions import layer_attribution
+    from analysis.layer_figure import layer_panels
+    from analysis.map_verdict import MapVerdict, check_field, check_rows
     from analysis.modes import ModeDifference, mode_difference
     from analysis.order_check import Faithfulness, faithfulness
     from analysis.panels import erf_panels, save_figure
@@ -50,6 +53,7 @@ __all__ = [
     "HalfPlaneShares",
     "Horizons",
     "KnockOuts",
+    "MapVerdict",
     "ModeDifference",
     "Randomisation",
     "RegionScalar",
@@ -66,6 +70,10 @@ __all__ = [
     "attribution_panels",
     "blur_alignment",
     "blur_transfer",
+    "check_attributions",
+    "check_field",
+    "check_layers",
+    "check_rows",
     "convergence",
     "cost",
     "draw_activation",
@@ -85,6 +93,7 @@ __all__ = [
     "knock_out_effects",
     "knocked_out",
     "layer_attribution",
+    "layer_panels",
     "local_attribution",
     "mode_difference",
     "runtime",
@@ -108,6 +117,7 @@ _HOMES = {
     "analysis.artefacts": ("Trace", "trace"),
     "analysis.attribution": ("Attribution",),
     "analysis.attribution_figure": ("attribution_panels", "draw_attribution", "draw_region"),
+    "analysis.attribution_verdict": ("check_attributions", "check_layers"),
     "analysis.attributions": ("local_attribution",),
     "analysis.costs": ("Cost", "cost"),
     "analysis.erf": ("effective_receptive_field",),
@@ -119,6 +129,8 @@ _HOMES = {
     "analysis.knock_out_table": ("KnockOuts", "knock_out_effects"),
     "analysis.knock_outs": ("knocked_out",),
     "analysis.layer_attributions": ("layer_attribution",),
+    "analysis.layer_figure": ("layer_panels",),
+    "analysis.map_verdict": ("MapVerdict", "check_field", "check_rows"),
     "analysis.modes": ("ModeDifference", "mode_difference"),
     "analysis.order_check": ("Faithfulness", "faithfulness"),
     "analysis.panels": ("erf_panels", "save_figure"),

@@ -1,5 +1,7 @@
 """Intervals hold the truth as often as they say, and differ where samples differ."""
 
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 
@@ -43,6 +45,30 @@ def test_the_interval_of_a_spread_holds_the_sigma_of_the_population():
         low, high = erf.interval(lambda e: e.spread().sigma_x, n=60, seed=run)
         held += low <= truth <= high
     assert held / runs > 0.78  # 92 %, less four standard errors
+
+
+def coverage_of_gaussian_fields(level, runs=40, samples=150, resamples=300):
+    """How often intervals hold the known variance of a population of Gaussian fields.
+
+    The variance of their mean is the mean of theirs, here normal, and so independent of how they scatter around it
+    (Basu 1955): each interval's two arms alone say how often it would hold the truth, which takes few runs.
+    """
+    x, generator, error = np.arange(-24, 25), np.random.default_rng(), 1 / np.sqrt(samples)
+    below = NormalDist().cdf
+    rates = []
+    for run in range(runs):
+        variances = generator.normal(9, 1, samples)
+        erf = erf_of(np.exp(-(x**2) / (2 * variances[:, None, None])))
+        mean = erf.spread().sigma_x ** 2
+        assert mean == pytest.approx(variances.mean())
+        low, high = erf.interval(lambda e: e.spread().sigma_x ** 2, level, n=resamples, seed=run)
+        rates.append(below((high - mean) / error) - below((low - mean) / error))
+    return float(np.mean(rates))
+
+
+def test_intervals_of_gaussian_fields_hold_their_known_sigma_95_times_in_100():
+    assert coverage_of_gaussian_fields(0.95) == pytest.approx(0.95, abs=0.02)
+    assert coverage_of_gaussian_fields(0.9) < 0.93  # another level would be noticed
 
 
 def test_the_same_seed_gives_the_same_interval_and_wider_levels_wider_ones():

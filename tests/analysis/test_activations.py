@@ -1,5 +1,7 @@
 """Rows of a network's modules: in image coordinates, in all frames, from one run, and without a trace."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from analysis import module_rows
 from analysis.activations import ScanCache, activation_maps, scan_column, scan_row, scanning_stages
 from analysis.module_rows import LEVELS
 from analysis.row_map import normalised, reduced
+from evssm.geometry import IDENTITY
 from evssm.hooks import edit
 from evssm.images import crop_centre
 from evssm.mamba2 import Mamba2
@@ -54,6 +57,10 @@ def test_rows_lie_as_the_image_lies_in_all_frames(name):
         assert_close(torch.from_numpy(row.per_channel.copy()).flatten(1), expected, rtol=1e-10, atol=1e-12)
         assert torch.equal(torch.from_numpy(row.support.copy()).flatten(), support)
         assert row.check() < 1e-10
+        upright = cache.row((5, 6), site.name).support
+        cache._sites[site.name] = replace(site, frame=IDENTITY)  # a map that is left as it is stored is noticed
+        assert np.array_equal(cache.row((5, 6), site.name).support, upright) == (site.frame == IDENTITY)
+        cache._sites[site.name] = site
     frames = {str(site.frame) for site in cache._sites.values()}
     assert len(frames) == (4 if name == "evssm" else 1)
 

@@ -12,6 +12,7 @@ from untouched import untouched
 from analysis.erf import effective_receptive_field
 from analysis.growth import growth_curve, radius_about
 from evssm import build
+from evssm.mixer import SS2D
 
 
 def image(h=24, w=31, c=3):
@@ -67,10 +68,28 @@ def test_maps_that_lie_turned_and_padded_are_asked_where_the_query_is():
         assert step.r50 < 12  # untrained weights see what is near: a wrong turn would look 20 px away or more
 
 
-def test_only_scans_make_the_field_of_a_network_without_far_convolutions_jump():
-    torch.manual_seed(0)
-    net = build("evssm-compact", width=8)
-    steps = growth_curve(net, torch.rand(1, 3, 32, 48)).steps
+def a_scan(forgets):
+    """A mixer without a skip, whose scan remembers some hundred steps or, where it forgets, none."""
+    mixer = SS2D(3).double()
+    mixer.A_logs.data.fill_(np.log(1e6 if forgets else 0.01))
+    mixer.dt_projs_weight.data.zero_()
+    mixer.dt_projs_bias.data.zero_()
+    mixer.Ds.data.zero_()
+    return mixer
+
+
+@pytest.mark.parametrize("forgets", [False, True])
+def test_the_field_jumps_at_scans_that_remember_and_nowhere_else(forgets):
+    net = nn.Sequential(box(3), box(3), a_scan(forgets), box(3), box(3))
+    steps = growth_curve(net, image(24, 31)).steps
+    assert [step.scans for step in steps] == [False, False, True, False, False]
+    grown = np.diff([0, *(step.r90 for step in steps)])
+    assert (grown[[0, 1, 3, 4]] <= 2**0.5 + 1e-9).all()  # a kernel of three reaches a pixel further each way
+    assert grown[2] < 6 if forgets else grown[2] > 6  # the mixer's own convolutions reach no further
+
+
+def test_scans_are_marked_among_the_blocks_of_a_network():
+    steps = growth_curve(build("evssm-compact", width=8), torch.rand(1, 3, 32, 48)).steps
     assert [s.name for s in steps if s.scans] == [
         f"{side}.{i}.{j}" for side in ("encoder", "decoder") for i in range(3) for j in range(2)
     ]
