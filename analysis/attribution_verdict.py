@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from analysis.attribution import Attribution
 from analysis.attributions import BASELINES, baseline_of, local_attribution, single_image
 from analysis.borrow import borrowed
-from analysis.deletion import compared, counts_of, replacement
+from analysis.deletion import Case, all_compared, counts_of, replacement
 from analysis.lam import SIGMA
 from analysis.layer_attributions import LayerMap, layer_attribution
 from analysis.map_verdict import MapVerdict, Tracks, silent, tried
@@ -117,27 +117,21 @@ def check_layers(
         rows, columns = one.map.shape
         counts = counts_of(rows * columns, STEPS)
         tick = counter(2 * len(regions) * len(counts) * (2 + RANDOM_ORDERS), track(f"order in {name}"))
-        curves = []
+        everywhere = np.ones(stage.frame.size(rows, columns), dtype=bool)
+        cases = [
+            Case(
+                partial(_with_layer, net, name, x, _corners(box), select, asked["residual"]),
+                stored,
+                end,
+                stage.frame(torch.from_numpy(maps[name].map.copy())).numpy(),
+                _cells(box, stage, rows, columns),
+                everywhere,
+            )
+            for box, maps in zip(regions, elsewhere, strict=True)
+        ]
         with borrowed(net), torch.no_grad():
-            for number, (box, maps) in enumerate(zip(regions, elsewhere, strict=True)):
-                field = stage.frame(torch.from_numpy(maps[name].map.copy())).numpy()
-                curves.append(
-                    compared(
-                        partial(_with_layer, net, name, x, _corners(box), select, asked["residual"]),
-                        stored,
-                        end,
-                        field,
-                        _cells(box, stage, rows, columns),
-                        counts,
-                        within=np.ones(field.shape, dtype=bool),
-                        random_orders=RANDOM_ORDERS,
-                        batch=1,
-                        seed=seed + number,
-                        done=tick,
-                    )
-                )
-        deletion, insertion = (np.stack(each) for each in zip(*curves, strict=True))
-        same_image = np.zeros(len(curves), dtype=np.int64)
+            deletion, insertion = all_compared(cases, counts, random_orders=RANDOM_ORDERS, seed=seed, done=tick)
+        same_image = np.zeros(len(cases), dtype=np.int64)
         return Faithfulness(counts, deletion, insertion, same_image, "noise" if noisy else "zeros")
 
     def maps(network: nn.Module) -> dict[str, np.ndarray]:
@@ -225,5 +219,5 @@ def _cells(box: Box, stage: Stage, rows: int, columns: int) -> Corners:
     """The cells that a region covers, in the frame in which the stage stores its map of `rows` x `columns` upright."""
     top, left, bottom, right = _corners(box)
     ends = [(top // stage.stride, left // stage.stride), ((bottom - 1) // stage.stride, (right - 1) // stage.stride)]
-    (r, s), (t, u) = (stage.frame.points(end, rows, columns) for end in ends)  # type: ignore[misc]
+    (r, s), (t, u) = (stage.frame.points(end, rows, columns) for end in ends)
     return int(min(r, t)), int(min(s, u)), int(max(r, t)) + 1, int(max(s, u)) + 1

@@ -1,6 +1,6 @@
 """How an answer changes as pixels of the input are replaced, or put back, in a given order (Petsiuk et al. 2018)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -125,6 +125,35 @@ def compared(
         )
     away, back = away / scale, 1 - back / scale
     return Curves(*(np.stack([all[0], all[1], all[2:].mean(axis=0)]) for all in (away, back)))
+
+
+class Case(NamedTuple):
+    """One query: what is asked of `x` as its pixels come from `other`, the map judged, its place, what may go."""
+
+    answer: Answer
+    x: Image
+    other: Image
+    field: Float[np.ndarray, "h w"]
+    box: Box
+    within: Bool[np.ndarray, "h w"]
+
+
+def all_compared(
+    cases: Iterable[Case],
+    counts: Int[np.ndarray, " k"],
+    *,
+    random_orders: int,
+    seed: int,
+    done: Callable[[int], object],
+    batch: int = 1,
+) -> tuple[Float[np.ndarray, "n 3 k"], Float[np.ndarray, "n 3 k"]]:
+    """Deletion and insertion of every case (`compared`), each with random orders of its own."""
+    found = []
+    for number, (*asked, within) in enumerate(cases):
+        options = {"random_orders": random_orders, "batch": batch, "seed": seed + number, "done": done}
+        found.append(compared(*asked, counts, within=within, **options))
+    deletion, insertion = (np.stack(each) for each in zip(*found, strict=True))
+    return deletion, insertion
 
 
 def area(curve: Float[np.ndarray, "... k"], counts: Int[np.ndarray, " k"]) -> Float[np.ndarray, "..."]:

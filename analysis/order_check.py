@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from analysis.borrow import borrowed
-from analysis.deletion import ORDERS, Answer, area, compared, counts_of, replacement
+from analysis.deletion import ORDERS, Answer, Case, all_compared, area, counts_of, replacement
 from analysis.inputs import check_fit, single_images
 from analysis.orders import Box, box_of
 from analysis.sensitivity import EXCLUDE, INCLUDE, Network, Select, check_reproducible, response
@@ -159,32 +159,21 @@ def faithfulness(
     check_sizes(within, maps, h, w)
     counts = counts_of(int(within.sum()), steps)
     tick = counter(2 * n * len(counts) * (2 + random_orders), progress)
-    found = []
+
+    def case(index: int) -> Case:
+        x, box = images[index % len(images)], box_of(queries[index % len(queries)], h, w)
+        answer = _output_at(net, box, select, residual)
+        return Case(answer, x, replacement(x, baseline, seed + index), maps[index % len(maps)], box, within)
+
     with borrowed(net), torch.no_grad():
         if not isinstance(net, nn.Module):
             check_reproducible(net, images[0], select)
-        for index in range(n):
-            x, field = images[index % len(images)], maps[index % len(maps)]
-            box = box_of(queries[index % len(queries)], h, w)
-            found.append(
-                compared(
-                    _output_at(net, box, select, residual),
-                    x,
-                    replacement(x, baseline, seed + index),
-                    field,
-                    box,
-                    counts,
-                    within=within,
-                    random_orders=random_orders,
-                    batch=batch,
-                    seed=seed + index,
-                    done=tick,
-                )
-            )
+        deletion, insertion = all_compared(
+            (case(index) for index in range(n)), counts, random_orders=random_orders, batch=batch, seed=seed, done=tick
+        )
     names = [image_sha256(x) for x in images]
     numbers = [names.index(names[index % len(names)]) for index in range(n)]
     name = baseline if isinstance(baseline, str) else "as given"
-    deletion, insertion = (np.stack(each) for each in zip(*found, strict=True))
     return Faithfulness(counts, deletion, insertion, np.array(numbers), name)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from analysis.activations import ScanCache
 from analysis.borrow import borrowed
-from analysis.deletion import Answer, compared, counts_of, replacement
+from analysis.deletion import Answer, Case, all_compared, counts_of, replacement
 from analysis.module_rows import Cell, Site, Window, step_of
 from analysis.order_check import Faithfulness, counter
 from analysis.scan_branches import SS2DBranch
@@ -41,7 +41,7 @@ def row_faithfulness(
 
     Raises `ValueError` where no query has two pixels in its support, or no replacement changes the output.
     """
-    site, found = cache.site(stage), []
+    site = cache.site(stage)
     asked = [_asked(cache, site, query, options) for query in queries]
     widest = max(int(each.within.sum()) for each in asked)
     # The first pixels of a scan see little: their curves would end before others begin to bend.
@@ -52,27 +52,22 @@ def row_faithfulness(
     counts = counts_of(min(int(each.within.sum()) for each in asked), steps)
     tick = counter(2 * len(asked) * len(counts) * (2 + random_orders), progress)
     of_scan = site.bare is not None or options.get("level", "A3") in SCAN_LEVELS
+
+    def case(number: int, window: Window, place: Cell, field: np.ndarray, within: np.ndarray) -> Case:
+        x, answer = _scan(site, window, place) if of_scan else _branch(site, window, place)
+        box = (place[0], place[1], place[0] + 1, place[1] + 1)
+        return Case(answer, x, replacement(x, baseline, seed + number), field, box, within)
+
     with borrowed(nn.ModuleList(part for part in (site.mixer, site.norm) if part is not None)), torch.no_grad():
-        for number, (window, place, field, within) in enumerate(asked):
-            x, answer = _scan(site, window, place) if of_scan else _branch(site, window, place)
-            found.append(
-                compared(
-                    answer,
-                    x,
-                    replacement(x, baseline, seed + number),
-                    field,
-                    (place[0], place[1], place[0] + 1, place[1] + 1),
-                    counts,
-                    within=within,
-                    random_orders=random_orders,
-                    batch=1,
-                    seed=seed + number,
-                    done=tick,
-                )
-            )
-    deletion, insertion = (np.stack(each) for each in zip(*found, strict=True))
+        deletion, insertion = all_compared(
+            (case(number, *each) for number, each in enumerate(asked)),
+            counts,
+            random_orders=random_orders,
+            seed=seed,
+            done=tick,
+        )
     answers = "the output of its scan" if of_scan else "the output of its branch"
-    return Faithfulness(counts, deletion, insertion, np.zeros(len(found), dtype=np.int64), baseline, answers)
+    return Faithfulness(counts, deletion, insertion, np.zeros(len(asked), dtype=np.int64), baseline, answers)
 
 
 class Asked(NamedTuple):

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands take: what they are called in Python says nothing, their help all."""
+"""Arguments and options that several commands take, with what `--help` says of them."""
 
 from pathlib import Path
 from typing import Annotated
