@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from analysis.ablation_table import Measured
 from analysis.ablations import Ablation, published
-from analysis.panels import PAPER_STYLE
+from analysis.panels import paper_style
 from analysis.verdicts import Verdict
 
 SHOWN, UNDECIDED, AGAINST = "#0072b2", "0.55", "#d55e00"
@@ -53,7 +53,7 @@ def effect_panel(ablation: Ablation, claims: Sequence[Verdict], measured: Mappin
     gaps = [_published_gap(ablation, *pair) for pair in tested]
     steps = sorted({found.steps for found in measured.values()})
     images = next(iter(measured.values())).psnr.shape[1]
-    with plt.style.context(PAPER_STYLE):
+    with paper_style():
         figure, (left, right) = plt.subplots(
             1, 2, figsize=(5.2, 1.1 + 0.32 * len(tested)), sharey=True, layout="constrained"
         )

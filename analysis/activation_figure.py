@@ -14,7 +14,7 @@ from torch import Tensor
 from analysis.activation_plots import draw_activation, draw_query, draw_scale
 from analysis.field_statistics import Number
 from analysis.module_rows import LEVELS
-from analysis.panels import PAPER_STYLE
+from analysis.panels import paper_style
 from analysis.row_map import REDUCTIONS, ScanRow
 
 SCALES = ("each", "shared")
@@ -62,7 +62,7 @@ def activation_panels(
     lines = text.count("\n") + 1
     heights = {name: ceil((1 + len(of_one)) / columns) * (panel[1] + 2.1 * LINE) for name, of_one in networks.items()}
     height = sum(heights.values()) + 1.2 * LINE * len(networks) + LINE * (0.75 * lines + 0.7)
-    with plt.style.context(PAPER_STYLE):
+    with paper_style():
         figure = plt.figure(figsize=(width, height))
         figure.set_layout_engine("none")  # panels are placed by hand; from now on, whatever style it is saved in
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from analysis.artefacts import CELL, FACTOR, StageTrace, Trace
 from analysis.field_statistics import Number
-from analysis.panels import PAPER_STYLE
+from analysis.panels import paper_style
 from analysis.plots import draw_untrained_badge
 
 
@@ -95,7 +95,7 @@ def artefact_panels(
     tall = panel * min(size[0] / size[1], 1.6)
     plot, names = 1.0, 0.7
     height = 0.2 + tall + 0.35 + (plot + 0.25) * (1 + scans) + names + 0.11 * (text.count("\n") + 1)
-    with plt.style.context(PAPER_STYLE):
+    with paper_style():
         figure = plt.figure(figsize=(width, height))
         figure.set_layout_engine("none")  # panels are placed by hand; from now on, whatever style it is saved in
 

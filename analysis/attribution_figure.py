@@ -17,7 +17,7 @@ from torch import Tensor
 from analysis.activation_plots import draw_scale
 from analysis.attribution import Attribution
 from analysis.field_statistics import Number
-from analysis.panels import PAPER_STYLE
+from analysis.panels import paper_style
 from analysis.plots import SIGNED_POWER, draw_untrained_badge
 from analysis.regions import Box
 
@@ -92,7 +92,7 @@ def attribution_panels(
     said = [caption(networks), *(f"{name}: {note}" for name, note in (notes or {}).items())]
     text = "\n".join(fill(line, int(width * 23)) for line in said)
     height = ((edge - 0.15) * h / w + 0.55) * len(networks) + 0.1 * (text.count("\n") + 2)
-    with plt.style.context(PAPER_STYLE):
+    with paper_style():
         figure, grid = plt.subplots(len(networks), columns, figsize=(width, height), squeeze=False, layout="compressed")
         for axes, (name, maps) in zip(grid, networks.items(), strict=True):
             panels = list(axes)

@@ -10,7 +10,7 @@ from analysis.check_plots import draw_convergence, draw_likeness, draw_orders
 from analysis.image_count import Convergence
 from analysis.map_verdict import MapVerdict
 from analysis.order_check import Faithfulness
-from analysis.panels import PAPER_STYLE
+from analysis.panels import paper_style
 from analysis.plots import draw_untrained_badge
 from analysis.randomisation import Randomisation
 
@@ -23,7 +23,7 @@ def check_panels(verdicts: Mapping[str, MapVerdict], untrained: Mapping[str, boo
     """
     text = "\n".join(fill(f"{name}: {verdict}", int(width * 23)) for name, verdict in verdicts.items())
     height = 1.75 * len(verdicts) + 0.11 * (text.count("\n") + 1) + 0.1
-    with plt.style.context(PAPER_STYLE):
+    with paper_style():
         figure, grid = plt.subplots(len(verdicts), 3, figsize=(width, height), squeeze=False, layout="constrained")
         for axes, (name, verdict) in zip(grid, verdicts.items(), strict=True):
             for ax, part in zip(axes, (verdict.order, verdict.weights, verdict.images), strict=True):

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.making import is_untrained
-from analysis.panels import PAPER_STYLE
+from analysis.panels import paper_style
 from analysis.plots import draw_untrained_badge
 
 WIDTH = 7.16
@@ -44,7 +44,7 @@ def framed(
     **options: Any,
 ) -> Iterator[tuple[Figure, Sequence[Axes]]]:
     """A figure in the project's style with its axes, whose caption is written once they have been drawn."""
-    with plt.style.context(PAPER_STYLE):
+    with paper_style():
         figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **options)
         yield figure, list(grid.flat)
         figure.supxlabel(fill(made_in_words(provenance) + note, int(size[0] * 24)), fontsize=5.5, color="0.35")

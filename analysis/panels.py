@@ -1,11 +1,13 @@
 """Receptive fields side by side: the arrangement that the figures and the command line share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
 from textwrap import fill
 from typing import Any
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
@@ -15,6 +17,24 @@ from evssm.provenance import written_whole
 
 PAPER_STYLE = "analysis.paper"
 """The style sheet `analysis/paper.mplstyle`, under the name by which matplotlib finds it."""
+
+
+@contextmanager
+def paper_style() -> Iterator[None]:
+    """While the block runs, figures are drawn under `PAPER_STYLE`.
+
+    The first figure of a notebook switches matplotlib's interactive mode on. A bare style context would take that back
+    with the rest, and the notebook would show no later figure.
+    """
+    interactive = mpl.is_interactive()
+    try:
+        with plt.style.context(PAPER_STYLE):
+            try:
+                yield
+            finally:
+                interactive = mpl.is_interactive()
+    finally:
+        mpl.interactive(interactive)
 
 
 def erf_panels(
@@ -43,7 +63,7 @@ def erf_panels(
     text = "\n".join(fill(line, int(size[0] * 24)) for line in said)
     if notes:
         size = (size[0], size[1] + 0.1 * (text.count("\n") + 1))
-    with plt.style.context(PAPER_STYLE):
+    with paper_style():
         figure, grid = plt.subplots(
             rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False, layout="compressed"
         )
@@ -100,7 +120,7 @@ def _count(things: Sequence[Any], name: str) -> str:
 def save_figure(figure: Figure, stem: str | Path, *, command: str) -> list[Path]:
     """The PNG and PDF that now hold `figure`, both with the command that made it inside; whole or not at all."""
     written = []
-    with plt.style.context(PAPER_STYLE):
+    with paper_style():
         for suffix, about in ((".png", {"Software": None, "evssm:command": command}), (".pdf", _pdf_about(command))):
             path = Path(stem).with_suffix(suffix)
             with written_whole(path) as part:
