@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from analysis.attribution_figure import attribution_panels, draw_attribution, draw_region
     from analysis.attribution_verdict import check_attributions, check_layers
     from analysis.attributions import local_attribution
+    from analysis.comparison import Comparison, restore
+    from analysis.comparison_figure import comparison_panels
     from analysis.costs import Cost, cost
     from analysis.erf import effective_receptive_field
     from analysis.field import ERF
@@ -46,6 +48,7 @@ __all__ = [
     "ERF",
     "Alignments",
     "Attribution",
+    "Comparison",
     "Convergence",
     "Cost",
     "Faithfulness",
@@ -74,6 +77,7 @@ __all__ = [
     "check_field",
     "check_layers",
     "check_rows",
+    "comparison_panels",
     "convergence",
     "cost",
     "draw_activation",
@@ -96,6 +100,7 @@ __all__ = [
     "layer_panels",
     "local_attribution",
     "mode_difference",
+    "restore",
     "runtime",
     "save_figure",
     "scan_column",
@@ -119,6 +124,8 @@ _HOMES = {
     "analysis.attribution_figure": ("attribution_panels", "draw_attribution", "draw_region"),
     "analysis.attribution_verdict": ("check_attributions", "check_layers"),
     "analysis.attributions": ("local_attribution",),
+    "analysis.comparison": ("Comparison", "restore"),
+    "analysis.comparison_figure": ("comparison_panels",),
     "analysis.costs": ("Cost", "cost"),
     "analysis.erf": ("effective_receptive_field",),
     "analysis.field": ("ERF",),

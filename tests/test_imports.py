@@ -45,6 +45,7 @@ analysis.check_plots analysis.check_panels
 analysis.kept_rows analysis.activation_plots analysis.activation_figure
 analysis.regions analysis.lam analysis.attribution analysis.attributions analysis.kept_attributions
 analysis.layer_attributions analysis.attribution_verdict analysis.attribution_figure analysis.layer_figure
+analysis.comparison analysis.comparison_figure
 analysis.scan_health analysis.artefacts analysis.artefact_figure
 analysis.instance_norms analysis.growth analysis.knock_outs analysis.half_planes analysis.knock_out_table analysis.modes
 analysis.horizons analysis.selection_share analysis.alignment analysis.transfer analysis.structural
