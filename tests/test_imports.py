@@ -48,6 +48,7 @@ analysis.layer_attributions analysis.attribution_verdict analysis.attribution_fi
 analysis.comparison analysis.comparison_figure
 analysis.scan_health analysis.artefacts analysis.artefact_figure
 analysis.instance_norms analysis.growth analysis.knock_outs analysis.half_planes analysis.knock_out_table analysis.modes
+analysis.planted_faults analysis.planted_faults_figure
 analysis.horizons analysis.selection_share analysis.alignment analysis.transfer analysis.structural
 analysis.measure_frame analysis.measure_plots analysis.measure_panels analysis.measure_maps analysis.measures
 analysis
