@@ -66,7 +66,7 @@ def _scale(members: Sequence[Reached]) -> str:
     return (
         f"{len(members)} trained networks of {low / 1e6:.2f} to {high / 1e6:.2f} million parameters, "
         f"{', '.join(map(str, steps))} steps each, gain {min(gains):+.2f} to {max(gains):+.2f} dB on photographs that "
-        f"none was trained on (what gains less than {LEAST_GAIN} dB is left out)."
+        f"none was trained on (networks whose seeds gain less than {LEAST_GAIN} dB on average are left out)."
     )
 
 

@@ -9,7 +9,10 @@ import torch
 
 
 def hardware(device: str | torch.device = "cpu") -> str:
-    """The processor that computed, in words: its name, and for a CPU the number of threads."""
+    """The processor that computed, in words: its name, and for a CPU its family, model, stepping and the threads used.
+
+    Virtual machines give quite different processors one name ("Intel(R) Xeon(R) Processor"), hence the numbers.
+    """
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -17,12 +20,13 @@ def hardware(device: str | torch.device = "cpu") -> str:
 
 
 def _processor() -> str:
-    facts = Path("/proc/cpuinfo")
-    if facts.exists():
-        for line in facts.read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text(errors="replace").partition("\n\n")[0].splitlines() if file.exists() else []
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    if "model name" not in facts:
+        return platform.processor() or platform.machine()
+    numbers = {"family": "cpu family", "model": "model", "stepping": "stepping"}
+    return ", ".join([facts["model name"], *(f"{word} {facts[key]}" for word, key in numbers.items() if key in facts)])
 
 
 def commit() -> str | None:

@@ -52,6 +52,15 @@ def family(
         typer.echo(path)
 
 
+def _elsewhere(file: Path) -> str:
+    """Why digits may differ: nothing where this is the processor that trained the network."""
+    from evssm.machine import hardware
+    from evssm.weights import load
+
+    made = load(file).provenance.hardware
+    return "" if made == hardware() else f" (made on {made}; this is {hardware()}, which may round otherwise)"
+
+
 def _rerun(files: dict[str, Path], steps: int) -> None:
     """Says of each network whether its training's first steps repeat; exit status 1 where one does not."""
     from evssm.training.loop import LOG
@@ -63,7 +72,7 @@ def _rerun(files: dict[str, Path], steps: int) -> None:
             beside = file.with_suffix(".csv")
             log = beside if beside.exists() else file.with_suffix("") / LOG
             found = first_difference(file, log, steps, report=partial(advance, track(name)))
-            typer.echo(f"{name}: {found or f'{steps} steps, every digit as logged'}")
+            typer.echo(f"{name}: {found or f'{steps} steps, every digit as logged'}{_elsewhere(file) if found else ''}")
             differing += found is not None
     if differing:
         raise typer.Exit(1)

@@ -17,8 +17,23 @@ def first_difference(file: Path, log: Path, steps: int, *, report: Report | None
     """Trains the network in `file` anew for so many steps, as it says itself; `None` where the log is met digit by
     digit, else the first step that differs, in words.
 
-    On another processor, or with another number of threads, last digits may differ. Raises `ValueError` for weights
-    that were not trained on the embedded photographs of this version.
+    On another processor, or with another number of threads, last digits may differ. Raises as `repeated` does.
+    """
+    again = repeated(file, steps, report=report)
+    kept = [row for row in read_journal(log) if int(row["step"]) <= steps]
+    if len(again) != len(kept):
+        return f"{len(kept)} steps are logged where {len(again)} are repeated"
+    for was, now in zip(kept, again, strict=True):
+        if was != now:
+            key = next(key for key in was if was[key] != now[key])
+            return f"step {was['step']}: {key} was {was[key]} and is {now[key]}"
+    return None
+
+
+def repeated(file: Path, steps: int, *, report: Report | None = None) -> list[dict[str, str]]:
+    """The log of the first steps of the training that `file` came from, done again.
+
+    Raises `ValueError` for weights that were not trained on the embedded photographs of this version.
     """
     net: Any = load(file)
     made: Provenance | None = net.provenance
@@ -42,12 +57,4 @@ def first_difference(file: Path, log: Path, steps: int, *, report: Report | None
             stop_after=steps,
             report=report,
         )
-        again = read_journal(place / LOG)
-    kept = [row for row in read_journal(log) if int(row["step"]) <= steps]
-    if len(again) != len(kept):
-        return f"{len(kept)} steps are logged where {len(again)} are repeated"
-    for was, now in zip(kept, again, strict=True):
-        if was != now:
-            key = next(key for key in was if was[key] != now[key])
-            return f"step {was['step']}: {key} was {was[key]} and is {now[key]}"
-    return None
+        return read_journal(place / LOG)
