@@ -149,9 +149,22 @@ def all_compared(
 ) -> tuple[Float[np.ndarray, "n 3 k"], Float[np.ndarray, "n 3 k"]]:
     """Deletion and insertion of every case (`compared`), each with random orders of its own."""
     found = []
-    for number, (*asked, within) in enumerate(cases):
-        options = {"random_orders": random_orders, "batch": batch, "seed": seed + number, "done": done}
-        found.append(compared(*asked, counts, within=within, **options))
+    for number, case in enumerate(cases):
+        found.append(
+            compared(
+                case.answer,
+                case.x,
+                case.other,
+                case.field,
+                case.box,
+                counts,
+                within=case.within,
+                random_orders=random_orders,
+                batch=batch,
+                seed=seed + number,
+                done=done,
+            )
+        )
     deletion, insertion = (np.stack(each) for each in zip(*found, strict=True))
     return deletion, insertion
 
