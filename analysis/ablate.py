@@ -69,6 +69,25 @@ def measure(
     )
 
 
+def measure_all(
+    ablation: Ablation,
+    files: Mapping[str, Path],
+    pairs: Pairs,
+    data: str,
+    folder: Path,
+    *,
+    progress: Callable[[str], Callable[..., None]] | None = None,
+) -> dict[str, Measured]:
+    """The methods of an ablation that `files` has networks of, by label; see `measure`."""
+    measured: dict[str, Measured] = {}
+    for method in ablation.methods:
+        track = progress(f"{ablation.name}: {method.label}") if progress and files_of(method.network, files) else None
+        found = measure(method, files, pairs, data, folder, progress=track)
+        if found is not None:
+            measured[method.label] = found
+    return measured
+
+
 def ablate(
     ablation: Ablation,
     files: Mapping[str, Path],
@@ -84,12 +103,7 @@ def ablate(
     Methods without weights keep their published numbers and are left out of the picture, which is drawn only where a
     claim could be put to the test.
     """
-    measured: dict[str, Measured] = {}
-    for method in ablation.methods:
-        track = progress(f"{ablation.name}: {method.label}") if progress and method.network else None
-        found = measure(method, files, pairs, data, out / "scores", progress=track)
-        if found is not None:
-            measured[method.label] = found
+    measured = measure_all(ablation, files, pairs, data, out / "scores", progress=progress)
     claims = verdicts(ablation, measured)
     table = out / f"{ablation.name}.md"
     with written_whole(table) as part:

@@ -46,30 +46,53 @@ def draw_effects(
     return ax
 
 
-def effect_panel(ablation: Ablation, claims: Sequence[Verdict], measured: Mapping[str, Measured]) -> Figure:
-    """The two panels, "published" and "compact", of the claims that were put to the test."""
-    tested = [pair for pair in ablation.claims if all(label in measured for label in pair)]
+def effect_panel(
+    ablation: Ablation,
+    claims: Sequence[Verdict],
+    measured: Mapping[str, Measured],
+    *,
+    stacked: bool = False,
+    captioned: bool = True,
+) -> Figure:
+    """The two panels, "published" and "compact", of the claims that were put to the test.
+
+    Side by side, or `stacked` for narrow columns; `captioned=False` leaves the caption to the page around the figure.
+    """
+    tested = _tested(ablation, measured)
     labels = [f"{better}\nover {worse}" for better, worse in tested]
-    gaps = [_published_gap(ablation, *pair) for pair in tested]
-    steps = sorted({found.steps for found in measured.values()})
-    images = next(iter(measured.values())).psnr.shape[1]
+    rows, columns, size = (2, 1, (3.5, 1.5 + 0.6 * len(tested))) if stacked else (1, 2, (5.2, 1.1 + 0.32 * len(tested)))
     with paper_style():
-        figure, (left, right) = plt.subplots(
-            1, 2, figsize=(5.2, 1.1 + 0.32 * len(tested)), sharey=True, layout="constrained"
-        )
-        draw_effects(left, labels, gaps)
+        figure, (left, right) = plt.subplots(rows, columns, figsize=size, sharey=True, layout="constrained")
+        draw_effects(left, labels, published_gaps(ablation, measured))
         draw_effects(right, labels, [claim.difference for claim in claims], [(c.low, c.high) for c in claims])
         left.set(title="published, full networks", xlabel="difference in PSNR [dB]")
         right.set(title="compact networks", xlabel="difference in PSNR [dB]")
-        figure.suptitle(ablation.title)
-        text = (
-            f"Compact: {', '.join(map(str, steps))} training steps, {images} held-out images; bars are 95 % bootstrap "
-            "intervals over images and seeds: blue shown, grey not shown, orange contradicted. The scales differ."
-        )
-        if 0 in steps:
-            text = f"Untrained weights among them. {text}"
-        figure.supxlabel(fill(text, 110), fontsize=5.5, color="0.35")
+        if captioned:
+            figure.suptitle(ablation.title)
+            figure.supxlabel(fill(effect_caption(measured), 110), fontsize=5.5, color="0.35")
     return figure
+
+
+def effect_caption(measured: Mapping[str, Measured]) -> str:
+    """How the compact effects were measured, and what the colours mean."""
+    steps = sorted({found.steps for found in measured.values()})
+    images = next(iter(measured.values())).psnr.shape[1]
+    seeds = sorted({len(found.psnr) for found in measured.values()})
+    text = (
+        f"Compact: {', '.join(map(str, steps))} training steps, {images} held-out images, "
+        f"{' or '.join(map(str, seeds))} seed{'s' * (seeds != [1])}; bars are 95 % bootstrap "
+        "intervals over images and seeds: blue shown, grey not shown, orange contradicted. The scales differ."
+    )
+    return f"Untrained weights among them. {text}" if 0 in steps else text
+
+
+def published_gaps(ablation: Ablation, measured: Mapping[str, Measured]) -> list[float]:
+    """For each claim that was put to the test the published difference in PSNR, dB; NaN where there is none."""
+    return [_published_gap(ablation, *pair) for pair in _tested(ablation, measured)]
+
+
+def _tested(ablation: Ablation, measured: Mapping[str, Measured]) -> list[tuple[str, str]]:
+    return [pair for pair in ablation.claims if all(label in measured for label in pair)]
 
 
 def _published_gap(ablation: Ablation, better: str, worse: str) -> float:

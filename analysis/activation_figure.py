@@ -14,7 +14,7 @@ from torch import Tensor
 from analysis.activation_plots import draw_activation, draw_query, draw_scale
 from analysis.field_statistics import Number
 from analysis.module_rows import LEVELS
-from analysis.panels import paper_style
+from analysis.panels import paper_style, weights_note
 from analysis.row_map import REDUCTIONS, ScanRow
 
 SCALES = ("each", "shared")
@@ -37,13 +37,15 @@ def activation_panels(
     columns: int = 7,
     width: Number = 7.16,
     notes: Mapping[str, str] | None = None,
+    captioned: bool = True,
 ) -> Figure:
     """For each named network the image with a red star, then one map per module, what its scan can reach outlined.
 
     `scale` is "each", every map relative to its own largest value, which stands below it, or "shared", relative to the
     largest of the network. `style` is that of `draw_activation`; by default "signed" for maps that keep their sign,
-    else "log" over `decades`. `width` is in inches. The caption says level, reduction, scale and mode, and
-    `notes` what was found about each network's maps. Drawn under `PAPER_STYLE`; saving is the caller's.
+    else "log" over `decades`. `width` is in inches. The caption says weights, level, reduction, scale and mode, and
+    `notes` what was found about each network's maps; `captioned=False` leaves both to the page around the figure.
+    Drawn under `PAPER_STYLE`; saving is the caller's.
     """
     if scale not in SCALES:
         raise ValueError(f'no scale "{scale}"; choose from {", ".join(SCALES)}')
@@ -59,7 +61,7 @@ def activation_panels(
     panel = (cell - 0.06, (cell - 0.06) * h / w)
     said = [caption(rows, scale, style, decades), *(f"{name}: {note}" for name, note in (notes or {}).items())]
     text = "\n".join(fill(line, int(width * 23.5)) for line in said)
-    lines = text.count("\n") + 1
+    lines = text.count("\n") + 1 if captioned else 0
     heights = {name: ceil((1 + len(of_one)) / columns) * (panel[1] + 2.1 * LINE) for name, of_one in networks.items()}
     height = sum(heights.values()) + 1.2 * LINE * len(networks) + LINE * (0.75 * lines + 0.7)
     with paper_style():
@@ -92,7 +94,8 @@ def activation_panels(
             style=style,
             label=f"relative to {'its own' if scale == 'each' else 'the'} max",
         )
-        figure.text(0.06 / width, 0.35 * LINE / height, text, va="bottom", fontsize=5.5, color="0.35")
+        if captioned:
+            figure.text(0.06 / width, 0.35 * LINE / height, text, va="bottom", fontsize=5.5, color="0.35")
     return figure
 
 
@@ -100,6 +103,7 @@ def caption(rows: list[ScanRow], scale: str, style: str, decades: Number) -> str
     """How the maps were made, in one line."""
     row = rows[0]
     h, w = row.size
+    networks = {row.provenance["weights"]: row.provenance for row in rows}
     how = {"log": f"log scale, {decades:g} decades", "linear": "linear scale", "signed": "signed root scale"}[style]
     whose = "each map relative to its own maximum, given below it" if scale == "each" else "maps of a network alike"
     windows = sorted({row.provenance["window"] for row in rows} - {None}, reverse=True)
@@ -113,7 +117,7 @@ def caption(rows: list[ScanRow], scale: str, style: str, decades: Number) -> str
     return (
         f"What the starred pixel {what} in each module. Level {row.level}: {LEVELS[row.level]}{direction}; "
         f"{REDUCTIONS[row.reduction]}; {how}{dots}, {whose}; "
-        f"grey beyond the dashes: ruled out by {order}; {h} x {w} px, {mode}."
+        f"grey beyond the dashes: ruled out by {order}; {weights_note(networks.values())}{h} x {w} px, {mode}."
     )
 
 

@@ -53,7 +53,7 @@ def field_table(fields: Mapping[str, Sequence[ERF]], claims: Sequence[Verdict] =
 
 
 def _cell(measure: Callable[[ERF], float], pooled: ERF, seeds: Sequence[ERF]) -> str:
-    low, high = pooled.interval(measure, n=400) if len(pooled.mass) > 1 else (np.nan, np.nan)
+    low, high = pooled.interval(measure) if len(pooled.mass) > 1 else (np.nan, np.nan)
     alone = " / " + ", ".join(f"{measure(seed):.3g}" for seed in seeds) if len(seeds) > 1 else ""
     return f"{measure(pooled):.3g} [{low:.3g}, {high:.3g}]{alone}"
 

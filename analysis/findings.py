@@ -54,7 +54,8 @@ def findings_page(members: Sequence[Reached], sections: Sequence[Section], *, co
         *_listed([claim for _, claim in published if claim.word == "not shown"], "None: every claim is decided."),
     ]
     for section in sections:
-        lines += ["", f"## {section.title}", "", *_listed(section.claims, "Too few of its networks are trained.")]
+        lines += ["", f"## {section.title}"]
+        lines += ["", *(f"- {claim}" for claim in section.claims)] if section.claims else []
         lines += ["", section.table.strip()] if section.table else []
     return "\n".join(lines) + "\n"
 

@@ -1,6 +1,7 @@
 """Receptive fields side by side: the arrangement that the figures and the command line share."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
@@ -45,12 +46,14 @@ def erf_panels(
     columns: int = 6,
     width: float = 7.16,
     notes: Mapping[str, str] | None = None,
+    captioned: bool = True,
 ) -> Figure:
     """One panel for each named field, each relative to its own maximum on one scale, with circles at R50 and R90.
 
-    `style` is that of `draw_erf`; fields of the estimator "signed" are drawn with their signs. `width` is in inches.
-    The caption below says how the fields were made, and `notes` what was found about each of them. Figures are drawn
-    under `PAPER_STYLE`; saving is the caller's.
+    `style` is that of `draw_erf`, its "honest" scale in dB; fields of the estimator "signed" are drawn with their
+    signs. `width` is in inches. The caption below says how the fields were made, and `notes` what was found about each
+    of them; both are left out where `captioned` is false, for pages that print the caption themselves. Figures are
+    drawn under `PAPER_STYLE`; saving is the caller's.
     """
     first = next(iter(fields.values()))
     signed = first.provenance["estimator"] == "signed"
@@ -80,8 +83,10 @@ def erf_panels(
             ax.set_ylabel("y [px]" if ax in grid[:, 0] else "")
         for ax in panels[len(fields) :]:
             ax.remove()
-        draw_colorbar(panels[: len(fields)], style="signed" if signed else style)
-        figure.supxlabel(text, fontsize=5.5, color="0.35")
+        unit = "dB" if style == "honest" and not signed else ""
+        draw_colorbar(panels[: len(fields)], style="signed" if signed else style, unit=unit)
+        if captioned:
+            figure.supxlabel(text, fontsize=5.5, color="0.35")
     return figure
 
 
@@ -93,23 +98,26 @@ def caption(fields: Mapping[str, ERF]) -> str:
     mode = "whole map" if windows == [()] else "windows as stated"
     residual = {"exclude": "input left out", "include": "input included"}.get(made["residual"], made["residual"])
     return (
-        f"{_weights(fields)}"
+        f"{weights_note(field.provenance for field in fields.values())}"
         f"{made['estimator']} of d output / d input, {residual}; {h} x {w} px, {_count(made['images'], 'image')}, "
         f"{_count(made['queries'], 'query pixel')} each; {mode}; circles hold 50 % and 90 % of the mass"
     )
 
 
-def _weights(fields: Mapping[str, ERF]) -> str:
-    """Whether the networks are small ones, and what the trained among them were trained on, as far as that is known."""
-    names = [str(field.provenance.get("network", "")) for field in fields.values()]
-    kind = "compact networks" if all(name.endswith("-compact") for name in names) else "networks"
-    origins = [(field, field.provenance.get("provenance") or {}) for field in fields.values()]
-    trained = [(field, origin) for field, origin in origins if origin.get("steps")]
+def weights_note(made: Iterable[Mapping[str, Any]]) -> str:
+    """Whether networks are small ones, and what the trained among them were trained on, as far as that is known.
+
+    `made` are provenances of results, one per network: `network_stamp`, and "pooled" where seeds were pooled. Ends in
+    "; ", or is empty where there is nothing to say.
+    """
+    made = list(made)
+    kind = "compact networks" if all(str(one.get("network", "")).endswith("-compact") for one in made) else "networks"
+    trained = [one for one in made if (one.get("provenance") or {}).get("steps")]
     if not trained:
         return "" if kind == "networks" else f"{kind}; "
-    steps = ", ".join(str(number) for number in sorted({origin["steps"] for _, origin in trained}))
-    data = "; ".join(sorted({str(origin["data"]).partition(", data seed")[0] for _, origin in trained}))
-    seeds = max(len(field.provenance.get("pooled", [0])) for field, _ in trained)
+    steps = ", ".join(map(str, sorted({one["provenance"]["steps"] for one in trained})))
+    data = "; ".join(sorted({str(one["provenance"]["data"]).partition(", data seed")[0] for one in trained}))
+    seeds = max(len(one.get("pooled", [0])) for one in trained)
     return f"{kind}, {steps} training steps on {data}, {seeds} seed{'s' * (seeds > 1)}; "
 
 
@@ -117,18 +125,36 @@ def _count(things: Sequence[Any], name: str) -> str:
     return f"{len(things)} {name}{'s' * (len(things) != 1)}"
 
 
-def save_figure(figure: Figure, stem: str | Path, *, command: str) -> list[Path]:
-    """The PNG and PDF that now hold `figure`, both with the command that made it inside; whole or not at all."""
+def save_figure(
+    figure: Figure,
+    stem: str | Path,
+    *,
+    command: str,
+    made: Mapping[str, Any] | None = None,
+    formats: Sequence[str] = ("png", "pdf"),
+) -> list[Path]:
+    """The files that now hold `figure`, each with the command that made it inside; whole or not at all.
+
+    `made` is what else they say of themselves, as JSON: weights, images, versions. `formats` are "png", "pdf" and
+    "svg"; the last has its text as outlines, for pages on machines without the fonts.
+    """
+    about = _about(command, json.dumps(made, sort_keys=True) if made else "")
+    if unknown := sorted(set(formats) - set(about)):
+        raise ValueError(f"no format {', '.join(unknown)} of a figure; choose from {', '.join(about)}")
     written = []
-    with paper_style():
-        for suffix, about in ((".png", {"Software": None, "evssm:command": command}), (".pdf", _pdf_about(command))):
-            path = Path(stem).with_suffix(suffix)
+    with paper_style(), mpl.rc_context({"svg.fonttype": "path"}):
+        for kind in formats:
+            path = Path(stem).with_suffix(f".{kind}")
             with written_whole(path) as part:
-                figure.savefig(part, format=suffix[1:], metadata=about)
+                figure.savefig(part, format=kind, metadata=about[kind])
             written.append(path)
     plt.close(figure)
     return written
 
 
-def _pdf_about(command: str) -> dict[str, Any]:
-    return {"Subject": command, "CreationDate": None}  # without a date, a rerun gives the same bytes
+def _about(command: str, made: str) -> dict[str, dict[str, Any]]:
+    """What each format says of itself; without a date, so that a rerun gives the same bytes."""
+    png = {"Software": None, "evssm:command": command, **({"evssm:made": made} if made else {})}
+    pdf = {"Subject": command, "CreationDate": None, **({"Keywords": made} if made else {})}
+    svg = {"Date": None, "Description": f"{command}\n{made}".strip()}
+    return {"png": png, "pdf": pdf, "svg": svg}

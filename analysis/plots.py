@@ -83,7 +83,7 @@ def draw_colorbar(panels: Axes | Iterable[Axes], *, style: str = "honest", unit:
     else:
         raise ValueError(f'no style "{style}"; try "honest", "paper" or "signed"')
     bar.set_ticks(list(levels), labels=names)
-    bar.set_label("sensitivity [dB]" if unit == "dB" else "sensitivity / max")
+    bar.set_label("sensitivity / max [dB]" if unit == "dB" else "sensitivity / max")
     bar.outline.set_linewidth(mpl.rcParams["axes.linewidth"])
     return bar.ax
 

@@ -116,7 +116,7 @@ def test_one_scale_serves_all_panels(style, unit, first, last):
     low, high = bar.get_ylim()
     assert (bar.get_yticks() >= low - 1e-9).all()
     assert (bar.get_yticks() <= high + 1e-9).all()
-    assert bar.get_ylabel() == ("sensitivity [dB]" if unit else "sensitivity / max")
+    assert bar.get_ylabel() == ("sensitivity / max [dB]" if unit else "sensitivity / max")
 
 
 def test_profiles_are_drawn_as_they_are_and_told_apart_without_colour(ax):
