@@ -54,22 +54,25 @@ def effect_panel(
     stacked: bool = False,
     captioned: bool = True,
 ) -> Figure:
-    """The two panels, "published" and "compact", of the claims that were put to the test.
+    """Two panels, "published" and "compact", of the claims that were put to the test; where nothing was published, one.
 
     Side by side, or `stacked` for narrow columns; `captioned=False` leaves the caption to the page around the figure.
     """
-    tested = _tested(ablation, measured)
-    labels = [f"{better}\nover {worse}" for better, worse in tested]
-    rows, columns, size = (2, 1, (3.5, 1.5 + 0.6 * len(tested))) if stacked else (1, 2, (5.2, 1.1 + 0.32 * len(tested)))
+    labels = [f"{better}\nover {worse}" for better, worse in _tested(ablation, measured)]
+    gaps = published_gaps(ablation, measured)
+    compact = [claim.difference for claim in claims], [(claim.low, claim.high) for claim in claims]
+    panels = {} if np.isnan(gaps).all() else {"published, full networks": (gaps, None)}
+    panels |= {"compact networks": compact}
+    rows, columns = (len(panels), 1) if stacked else (1, len(panels))
+    size = (3.5, rows * (0.5 + 0.3 * len(labels))) if stacked else (1.2 + 2 * columns, 1.1 + 0.32 * len(labels))
     with paper_style():
-        figure, (left, right) = plt.subplots(rows, columns, figsize=size, sharey=True, layout="constrained")
-        draw_effects(left, labels, published_gaps(ablation, measured))
-        draw_effects(right, labels, [claim.difference for claim in claims], [(c.low, c.high) for c in claims])
-        left.set(title="published, full networks", xlabel="difference in PSNR [dB]")
-        right.set(title="compact networks", xlabel="difference in PSNR [dB]")
+        figure, grid = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
+        for ax, (title, (effects, intervals)) in zip(grid.flat, panels.items(), strict=True):
+            draw_effects(ax, labels, effects, intervals)
+            ax.set(title=title, xlabel="difference in PSNR [dB]")
         if captioned:
             figure.suptitle(ablation.title)
-            figure.supxlabel(fill(effect_caption(measured), 110), fontsize=5.5, color="0.35")
+            figure.supxlabel(fill(effect_caption(measured), int(size[0] * 21)), fontsize=5.5, color="0.35")
     return figure
 
 
@@ -80,8 +83,8 @@ def effect_caption(measured: Mapping[str, Measured]) -> str:
     seeds = sorted({len(found.psnr) for found in measured.values()})
     text = (
         f"Compact: {', '.join(map(str, steps))} training steps, {images} held-out images, "
-        f"{' or '.join(map(str, seeds))} seed{'s' * (seeds != [1])}; bars are 95 % bootstrap "
-        "intervals over images and seeds: blue shown, grey not shown, orange contradicted. The scales differ."
+        f"{' or '.join(map(str, seeds))} seed{'s' * (seeds != [1])}; bars are 95 % bootstrap intervals over images and "
+        "seeds: blue shown, grey not shown, orange contradicted. Each panel has its own scale."
     )
     return f"Untrained weights among them. {text}" if 0 in steps else text
 

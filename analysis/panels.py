@@ -19,6 +19,9 @@ from evssm.provenance import written_whole
 PAPER_STYLE = "analysis.paper"
 """The style sheet `analysis/paper.mplstyle`, under the name by which matplotlib finds it."""
 
+FOR_PAGES: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.02, "dpi": 200}
+"""How a page wants its pictures: without margins, and fields in the dots of a screen instead of a printer's."""
+
 
 @contextmanager
 def paper_style() -> Iterator[None]:
@@ -136,7 +139,7 @@ def save_figure(
     """The files that now hold `figure`, each with the command that made it inside; whole or not at all.
 
     `made` is what else they say of themselves, as JSON: weights, images, versions. `formats` are "png", "pdf" and
-    "svg"; the last has its text as outlines, for pages on machines without the fonts.
+    "svg"; the last is for pages: without margins, and with text as outlines, for machines without the fonts.
     """
     about = _about(command, json.dumps(made, sort_keys=True) if made else "")
     if unknown := sorted(set(formats) - set(about)):
@@ -146,7 +149,7 @@ def save_figure(
         for kind in formats:
             path = Path(stem).with_suffix(f".{kind}")
             with written_whole(path) as part:
-                figure.savefig(part, format=kind, metadata=about[kind])
+                figure.savefig(part, format=kind, metadata=about[kind], **(FOR_PAGES if kind == "svg" else {}))
             written.append(path)
     plt.close(figure)
     return written

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 
-from analysis.field import ERF, statistic_of
+from analysis.field import ERF, in_any_order, statistic_of
 from evssm.bootstrap import percentile_interval
 
 Number = float | int
@@ -69,12 +70,15 @@ def compare(
     ERF.pooled([*ours, *theirs])  # refuses fields that cannot be compared
     measure, generator = statistic_of(statistic, arguments), np.random.default_rng(seed)
 
-    def value(fields: Sequence[ERF], images: Any) -> float:
-        drawn = [fields[k] for k in generator.integers(0, len(fields), len(fields))]
-        return measure(ERF.pooled(drawn).subset(images))
+    def of_seeds(fields: Sequence[ERF]) -> Callable[[Any], float]:
+        @cache
+        def pooled(drawn: tuple[int, ...]) -> Callable[[Any], float]:
+            field = ERF.pooled([fields[k] for k in drawn])
+            return in_any_order(lambda images: measure(field.subset(images)))
 
-    low, high = percentile_interval(
-        lambda images: value(ours, images) - value(theirs, images), len(ours[0].mass), n=n, seed=seed
-    )
+        return lambda images: pooled(tuple(sorted(generator.integers(0, len(fields), len(fields)).tolist())))(images)
+
+    first, second = of_seeds(ours), of_seeds(theirs)
+    low, high = percentile_interval(lambda images: first(images) - second(images), len(ours[0].mass), n=n, seed=seed)
     difference = measure(ERF.pooled(ours)) - measure(ERF.pooled(theirs))
     return Verdict(claim, label or str(statistic), expected, float(difference), low, high, float(margin))

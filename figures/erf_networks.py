@@ -1,10 +1,12 @@
 """Fig. 4 of the supplement: receptive fields of EVSSM beside a CNN or Transformer of every kind it is compared with."""
 
+from functools import cache
 from pathlib import Path
 
-from fields import draw_fields, fields_of_seeds, held_out
+from fields import Track, draw_fields, fields_of_seeds
 
 from analysis.field import ERF
+from analysis.field_table import field_table
 from analysis.verdicts import Verdict, compare
 
 NETWORKS = {
@@ -17,10 +19,10 @@ NETWORKS = {
 }
 
 
-def measured() -> tuple[dict[str, list[ERF]], list[Verdict]]:
+@cache
+def measured(track: Track) -> tuple[dict[str, list[ERF]], list[Verdict]]:
     """The fields of each network, one per seed, and the verdicts on the supplement's claim about them."""
-    images = held_out()
-    fields = {title: fields_of_seeds("erf_networks", name, images) for name, title in NETWORKS.items()}
+    fields = {title: fields_of_seeds(name, track) for name, title in NETWORKS.items()}
     ours = fields["EVSSM"]
     claims = [
         compare(f"EVSSM reaches farther than {title}", ours, theirs, "radius", share=0.9, label="R90 in px")
@@ -30,5 +32,11 @@ def measured() -> tuple[dict[str, list[ERF]], list[Verdict]]:
     return fields, claims
 
 
-def make() -> list[Path]:
-    return draw_fields("erf_networks", *measured())
+@cache
+def table(track: Track) -> str:
+    """The numbers of each network, with intervals, and the verdicts below them."""
+    return field_table(*measured(track))
+
+
+def make(track: Track) -> list[Path]:
+    return draw_fields("erf_networks", *measured(track), table(track))

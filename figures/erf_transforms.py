@@ -1,10 +1,12 @@
 """Fig. 5 of the supplement: receptive fields of EVSSM with and without its turns, and with four-direction scanning."""
 
+from functools import cache
 from pathlib import Path
 
-from fields import draw_fields, fields_of_seeds, held_out
+from fields import Track, draw_fields, fields_of_seeds
 
 from analysis.field import ERF
+from analysis.field_table import field_table
 from analysis.verdicts import Verdict, compare
 
 NETWORKS = {
@@ -28,10 +30,10 @@ EQUAL_WITHIN = 0.1
 """Fields count as equal where their radii differ by less than this share."""
 
 
-def measured() -> tuple[dict[str, list[ERF]], list[Verdict]]:
+@cache
+def measured(track: Track) -> tuple[dict[str, list[ERF]], list[Verdict]]:
     """The fields of each variant, one per seed, and the verdicts on the supplement's claims about them."""
-    images = held_out()
-    fields = {title: fields_of_seeds("erf_transforms", name, images) for name, title in NETWORKS.items()}
+    fields = {title: fields_of_seeds(name, track) for name, title in NETWORKS.items()}
     radius = {"statistic": "radius", "share": 0.9, "label": "R90 in px"}
     claims = [compare(f"{a} reaches farther than {b}", fields[a], fields[b], **radius) for a, b in LARGER]
     ours, four = fields["EVSSM"], fields["four-direction"]
@@ -42,5 +44,11 @@ def measured() -> tuple[dict[str, list[ERF]], list[Verdict]]:
     return fields, claims
 
 
-def make() -> list[Path]:
-    return draw_fields("erf_transforms", *measured())
+@cache
+def table(track: Track) -> str:
+    """The numbers of each network, with intervals, and the verdicts below them."""
+    return field_table(*measured(track))
+
+
+def make(track: Track) -> list[Path]:
+    return draw_fields("erf_transforms", *measured(track), table(track))

@@ -1,27 +1,29 @@
 """What the receptive-field figures share: the photographs, the networks, the arrangement, the numbers beside it."""
 
-import sys
+import shutil
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
+from card import HERE, Picture, save_card
+from matplotlib.figure import Figure as Drawing
+from sources import ROOT, digest_of, sources_of
 from torch import Tensor, nn
 
 from analysis.ablate import files_of
 from analysis.field import ERF
-from analysis.field_table import field_table
 from analysis.kept import kept_field
-from analysis.panels import erf_panels, save_figure
+from analysis.panels import caption, erf_panels
 from analysis.summary import summarise
 from analysis.verdicts import Verdict
 from evssm import build, load
 from evssm.data.embedded import embedded_test
 from evssm.images import crop_centre
-from evssm.provenance import written_whole
-from evssm.sidecar import write_sidecar
 from evssm.weights import bundled
 
-HERE = Path(__file__).parent
+Track = Callable[[str], Callable[..., None]]
+
 SIZE = 128
 """Pixels of each photograph's middle, high and wide."""
 
@@ -29,56 +31,98 @@ EXTENTS = (8, 24)
 """Pixels that the camera travels along a line, in the blurred images that the networks are shown."""
 
 
-def held_out() -> list[Tensor]:
+@cache
+def held_out() -> dict[str, Tensor]:
     """The middle of each photograph that no network was trained on, blurred by camera motion of two extents."""
     pairs = embedded_test(extents=EXTENTS, straight=True)
-    return [crop_centre(pairs[i].blurred, SIZE, SIZE) for i in range(len(pairs))]
+    found = [pairs[i] for i in range(len(pairs))]
+    return {pair.name: crop_centre(pair.blurred, SIZE, SIZE) for pair in found}
 
 
-def fields_of_seeds(figure: str, name: str, images: Sequence[Tensor]) -> list[ERF]:
+def computed(*modules: str) -> Path:
+    """The folder for what these files of `analysis/` compute; of earlier versions of them, nothing is left there."""
+    code = digest_of(sources_of(*(ROOT / "analysis" / f"{name}.py" for name in modules)))
+    folder = HERE / "data" / f"{modules[0]}-{code[:12]}"
+    for older in folder.parent.glob(f"{modules[0]}-*"):
+        if older != folder:
+            shutil.rmtree(older)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def fields_of_seeds(name: str, track: Track) -> list[ERF]:
     """The fields of a network, one per bundled seed; of fresh weights where none is bundled."""
-    (HERE / "data").mkdir(exist_ok=True)
-    seeds = list(files_of(name, bundled()))
-    return [
+    folder = computed("kept")
+    found = [
         kept_field(
-            HERE / "data" / f"{figure}_{seed}.npz",
+            folder / f"{seed}.npz",
             load(seed) if seed in bundled() else _fresh(seed),
-            images,
-            progress=counter(seed),
-            command=_command(figure),
+            list(held_out().values()),
+            progress=track(f"field of {seed}"),
+            command="python figures/make.py",
         )
-        for seed in seeds or [name]
+        for seed in list(files_of(name, bundled())) or [name]
     ]
+    for field in found:
+        field.provenance.pop("seconds", None)  # a clock's, and so of no use to whoever compares reruns
+    return found
 
 
-def draw_fields(figure: str, fields: Mapping[str, Sequence[ERF]], claims: Sequence[Verdict] = ()) -> list[Path]:
-    """The files of a figure with one panel for each network, the seeds of each pooled; table and claims beside it."""
-    if any(seeds[0].untrained for seeds in fields.values()):
-        claims = ()
+def draw_fields(figure: str, fields: Mapping[str, Sequence[ERF]], claims: Sequence[Verdict], table: str) -> list[Path]:
+    """The files of a figure with one panel for each network, the seeds of each pooled, and its numbers as a table."""
     pooled = {title: ERF.pooled(seeds) for title, seeds in fields.items()}
-    numbers = {title: {**summarise(field), "made": field.provenance} for title, field in pooled.items()}
-    facts = {"command": _command(figure), "fields": numbers, "claims": [str(claim) for claim in claims]}
-    sidecar = write_sidecar(HERE / f"{figure}.json", facts)
-    table = HERE / f"{figure}.md"
-    with written_whole(table) as part:
-        part.write_text(field_table(fields, claims), encoding="utf-8")
-    return [*save_figure(erf_panels(pooled), HERE / figure, command=_command(figure)), sidecar, table]
+    alt = _in_words(pooled)
+
+    def arranged(style: str) -> Callable[[bool, bool], Drawing]:
+        narrowed = {"columns": 3, "width": 3.5}
+        return lambda captioned, narrow: erf_panels(
+            pooled, style=style, captioned=captioned, **(narrowed if narrow else {})
+        )
+
+    return save_card(
+        figure,
+        [
+            Picture(
+                arranged("honest"), f"{alt} Logarithmic scale over four decades, 80 dB, from black to pale yellow."
+            ),
+            Picture(
+                arranged("paper"),
+                f"{alt} Drawn as published fields are: the fourth root, from pale yellow to green.",
+                "In the published style: RdYlGn, fourth root. It lifts the faint parts.",
+                "_paper",
+            ),
+        ],
+        script=figure,
+        table=table,
+        caption=caption(pooled),
+        weights=[seed.provenance["provenance"] or _nothing(seed) for seeds in fields.values() for seed in seeds],
+        images=held_out(),
+        facts={
+            "fields": {title: {**summarise(field), "made": field.provenance} for title, field in pooled.items()},
+            "claims": [str(claim) for claim in claims],
+        },
+    )
+
+
+def _in_words(pooled: Mapping[str, ERF]) -> str:
+    """What the panels show, for those who do not see them."""
+    found = [
+        f"{title}{' (untrained weights)' if field.untrained else ''}, half within {field.radius(0.5):.0f} px and 90 % "
+        f"within {field.radius(0.9):.0f} px"
+        for title, field in pooled.items()
+    ]
+    return (
+        f"{len(pooled)} maps side by side, one per network, of how strongly each pixel around the middle one moves "
+        f"that pixel's output. Share of the sensitivity: {'; '.join(found)}."
+    )
+
+
+def _nothing(field: ERF) -> dict[str, object]:
+    """What a card says of weights that nobody trained."""
+    made = field.provenance
+    return {"model": made["network"], "weights": "untrained", "tensors_sha256": made["weights"], "file": None}
 
 
 def _fresh(name: str) -> nn.Module:
     torch.manual_seed(0)
     return build(name)
-
-
-def _command(figure: str) -> str:
-    return f"python figures/make.py {figure}"
-
-
-def counter(name: str) -> Callable[[int, int], None]:
-    """Counts on one line of standard error, where that is a terminal."""
-
-    def show(done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            print(f"\r    {name}: {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
-
-    return show

@@ -4,40 +4,49 @@ from pathlib import Path
 
 import erf_networks
 import erf_transforms
-import torch
-from fields import HERE, counter
+from fields import Track
+from scored import SCORES, forget_replaced, kept_scores, the_test
+from sources import ROOT
 
-from analysis.ablate import measure
+from analysis.ablate import measure_all
 from analysis.ablation_table import ablation_table, verdicts
 from analysis.ablations import ABLATIONS
 from analysis.field import ERF
-from analysis.field_table import BEYOND, field_table
+from analysis.field_table import BEYOND
 from analysis.findings import Section, findings_page
-from analysis.trained_family import family_table, reached, straight_test
+from analysis.trained_family import family_table, reached
 from analysis.verdicts import Verdict, compare
-from evssm.cli.ablate import EXTENTS
 from evssm.metrics import Protocol
 from evssm.provenance import written_whole
 from evssm.weights import bundled
 
-SCORES = HERE / "data" / "scores"
+PAGE = ROOT / "analysis" / "FINDINGS.md"
 COMMAND = "python figures/make.py findings"
 
 
-def make() -> list[Path]:
-    torch.set_num_threads(1)  # so that scores do not depend on the machine's cores
-    pairs, data = straight_test(EXTENTS)
-    members = [reached(name, path, pairs, data, SCORES, progress=counter(name)) for name, path in bundled().items()]
-    networks, nearer = erf_networks.measured()
-    turned, larger = erf_transforms.measured()
+def make(track: Track) -> list[Path]:
+    forget_replaced()
+    pairs, data = the_test()
+    members = [reached(name, path, pairs, data, SCORES, progress=track(name)) for name, path in bundled().items()]
+    _, nearer = erf_networks.measured(track)
+    turned, larger = erf_transforms.measured(track)
     sections = [
-        Section("What the turns do to the receptive field", larger, "supplement, Fig. 5", field_table(turned)),
-        Section("The receptive field beside other networks'", nearer, "supplement, Fig. 4", field_table(networks)),
+        Section(
+            "What the turns do to the receptive field",
+            larger,
+            "supplement, Fig. 5",
+            _numbers(erf_transforms.table(track)),
+        ),
+        Section(
+            "The receptive field beside other networks'",
+            nearer,
+            "supplement, Fig. 4",
+            _numbers(erf_networks.table(track)),
+        ),
         Section(f"What a scan that is never turned has seen, beyond {BEYOND} px", _seen(turned)),
     ]
     for ablation in ABLATIONS.values():
-        found = {m.label: measure(m, bundled(), pairs, data, SCORES) for m in ablation.methods}
-        scored = {label: one for label, one in found.items() if one is not None}
+        scored = measure_all(ablation, bundled(), pairs, data, SCORES, progress=track)
         if claims := verdicts(ablation, scored):
             table = ablation_table(ablation, scored, data=data, protocol=Protocol().describe())
             rows = "\n".join(line for line in table.splitlines() if line.startswith("|"))
@@ -45,10 +54,14 @@ def make() -> list[Path]:
             sections.append(Section(ablation.title.partition(" (")[0], claims, source, rows))
     rows = "\n".join(line for line in family_table(members, data=data).splitlines() if line.startswith("|"))
     sections.append(Section("The networks", [], "", rows))
-    page = HERE.parent / "analysis" / "FINDINGS.md"
-    with written_whole(page) as part:
+    with written_whole(PAGE) as part:
         part.write_text(findings_page(members, sections, command=COMMAND), encoding="utf-8")
-    return [page]
+    return [PAGE, *kept_scores()]
+
+
+def _numbers(table: str) -> str:
+    """A figure's table without its verdicts, which this page counts and lists by itself."""
+    return table.partition("\n## ")[0]
 
 
 def _seen(fields: dict[str, list[ERF]]) -> list[Verdict]:

@@ -115,6 +115,24 @@ def test_the_panel_names_steps_and_untrained_weights():
     plt.close(figure)
 
 
+@pytest.mark.parametrize("stacked", [False, True])
+def test_published_effects_have_a_panel_where_there_are_any(stacked):
+    for name, titles in (
+        ("mamba2", ["published, full networks", "compact networks"]),
+        ("transforms", ["compact networks"]),
+    ):
+        ablation = ABLATIONS[name]
+        found = {method.label: measured(0.1 * i) for i, method in enumerate(ablation.methods)}
+        figure = effect_panel(ablation, verdicts(ablation, found), found, stacked=stacked, captioned=False)
+        assert [ax.get_title() for ax in figure.axes] == titles
+        assert figure.get_supxlabel() == figure.get_suptitle() == ""
+        if len(titles) == 2:
+            figure.draw_without_rendering()
+            first, second = (ax.get_position() for ax in figure.axes)
+            assert first.y0 > second.y1 if stacked else first.x1 < second.x0
+        plt.close(figure)
+
+
 def test_seeds_are_found_by_their_names(tmp_path):
     files = {name: tmp_path / name for name in ("evssm-compact", "evssm-compact-seed2", "evssm-compact-l1", "nafnet")}
     assert list(files_of("evssm-compact", files)) == ["evssm-compact", "evssm-compact-seed2"]

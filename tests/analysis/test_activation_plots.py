@@ -161,7 +161,16 @@ def test_a_shared_scale_has_one_peak_per_network(maps):
 def test_the_caption_says_level_reduction_scale_size_and_mode(maps):
     image, networks = maps
     text = caption(list(networks["evssm-compact"].values()), "each", "log", 4)
-    for part in ("Level A3", "Δ", "absolute value", "4 decades", "its own maximum", "40 x 56 px", "no windows"):
+    for part in (
+        "Level A3",
+        "Δ",
+        "absolute value",
+        "4 decades",
+        "its own maximum",
+        "40 x 56 px",
+        "no windows",
+        "compact networks",
+    ):
         assert part in text
     windowed = activation_maps(build("evssm-compact", local=(16, 8, 8)), image, (3, 3), "encoder.0.0", level="A6")
     text = caption(list(windowed.values()), "shared", "linear", 4)

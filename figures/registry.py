@@ -1,0 +1,43 @@
+"""The figures that there are, in the report's order: what each asks, where the paper shows it, who draws it."""
+
+from dataclasses import dataclass
+
+from analysis.ablations import ABLATIONS
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure: the stem of its files, its question, what of the paper it stands beside, and where it is explained.
+
+    `script` is the file that makes it, by default of the same name; `notebook` the stem of one in `notebooks/`.
+    """
+
+    name: str
+    title: str
+    source: str
+    notebook: str
+    script: str = ""
+
+    @property
+    def maker(self) -> str:
+        return self.script or self.name
+
+
+FIGURES: tuple[Figure, ...] = (
+    Figure("erf_networks", "How far does each network look?", "supplement, Fig. 4", "02_baselines"),
+    Figure("erf_transforms", "What do the turns change?", "supplement, Fig. 5", "03_geometric_transforms"),
+    Figure("activation", "What does one pixel gather in every scan?", "supplement, Fig. 6", "04_activation_maps"),
+    *(
+        Figure(
+            f"ablation_{name}",
+            ablation.title.partition(" (")[0],
+            f"supplement, Table {ablation.table}" if ablation.table else "supplement, Fig. 5, taken as PSNR",
+            "05_ablations",
+            script="ablations",
+        )
+        for name, ablation in ABLATIONS.items()
+    ),
+)
+
+SCRIPTS = (*dict.fromkeys(figure.maker for figure in FIGURES), "findings")
+"""What `make.py` runs, in this order; the last writes no figure but `analysis/FINDINGS.md`."""

@@ -1,0 +1,40 @@
+"""What the ablations and the findings share: the test set and scores per image, which are kept in `scores/`."""
+
+from pathlib import Path
+
+from card import HERE
+
+from analysis.trained_family import straight_test
+from evssm.cli.ablate import EXTENTS
+from evssm.data.pairs import Pairs
+from evssm.ledger import read_ledger
+from evssm.provenance import sha256_of
+from evssm.weights import bundled, load
+
+SCORES = HERE / "scores"
+"""A table per network, seed and way of use. They take minutes and so come with the project; `evaluate` reads rows of
+the same network, weights, images and protocol instead of scoring those images again."""
+
+
+def the_test() -> tuple[Pairs, str]:
+    """The held-out photographs that the family is scored on, and what a table calls them."""
+    return straight_test(EXTENTS)
+
+
+def forget_replaced() -> list[Path]:
+    """Removes tables of weights that do not come with the package any more; what was removed."""
+    digests = {name: sha256_of(load(path).state_dict()) for name, path in bundled().items()}
+    SCORES.mkdir(exist_ok=True)
+    replaced = [path for path in kept_scores() if digests.get(path.stem.partition("_")[0]) != _weights(path)]
+    for path in replaced:
+        path.unlink()
+    return replaced
+
+
+def kept_scores() -> list[Path]:
+    return sorted(SCORES.glob("*.csv"))
+
+
+def _weights(table: Path) -> str:
+    header, _ = read_ledger(table)
+    return str(header["weights"])
