@@ -6,6 +6,7 @@ It is a function of files alone: the cards and tables that the figures leave, th
 import base64
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,10 @@ from evssm.provenance import written_whole
 HERE = Path(__file__).parent
 FINDINGS = HERE.parent / "analysis" / "FINDINGS.md"
 NOTEBOOKS = HERE.parent / "notebooks"
+
+
+OF_WEIGHTS = ("file", "model", "weights", "seed", "steps", "commit", "sha256", "tensors_sha256", "data", "hardware")
+"""What the page says of each network; what a card does not know, as of untrained weights, stays empty."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,10 @@ def report(folder: Path, findings: Path, notebooks: Path, figures: Sequence[Figu
     shown = _shown(folder, made)
     before, sections = sections_of(blocks_of(findings.read_text("utf-8")))
     first, rest, repeated = _apart(sections, shown)
+    weights = [
+        {**dict.fromkeys(OF_WEIGHTS), **one}
+        for one in _without_repeats(one for each in shown for one in each.card["weights"])
+    ]
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -66,7 +75,8 @@ def report(folder: Path, findings: Path, notebooks: Path, figures: Sequence[Figu
         first=first,
         rest=rest,
         repeated=repeated,
-        weights=_without_repeats(one for each in shown for one in each.card["weights"]),
+        weights=weights,
+        ways=Counter(f"{one['data']}; {one['hardware']}" for one in weights if one["steps"]),
         images=_without_repeats(one for each in shown for one in each.card["images"]),
         versions=_versions(shown),
         notebooks=_notebooks(notebooks, folder),
