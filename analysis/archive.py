@@ -1,5 +1,6 @@
 """Arrays of results and their facts in one npz without pickles, whole or not at all; and arrays that stay as made."""
 
+import io
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,11 +14,18 @@ from evssm.provenance import existing_file, kind_of_content, written_whole
 
 
 def write_archive(path: str | Path, key: str, facts: Any, arrays: Mapping[str, Any]) -> Path:
-    """The path, once it holds `arrays` by name and, as JSON under the name `key`, `facts`."""
+    """The path, once it holds `arrays` by name and, as JSON under the name `key`, `facts`.
+
+    The same content gives the same bytes; a file that has them already is left alone.
+    """
+    packed = io.BytesIO()
     stored: dict[str, Any] = {key: np.array(json.dumps(facts, allow_nan=False)), **arrays}
-    with written_whole(path) as part, part.open("wb") as file:
-        np.savez_compressed(file, **stored)
-    return Path(path)
+    np.savez_compressed(packed, **stored)
+    path, data = Path(path), packed.getbuffer()
+    if not (path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data):
+        with written_whole(path) as part:
+            part.write_bytes(data)
+    return path
 
 
 @contextmanager

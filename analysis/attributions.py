@@ -110,7 +110,8 @@ def local_attribution(
     region = region_of(box, h, w)
     start = baseline_of(x, method, baseline, sigma)
     scalar = RegionScalar(net, region, reduce, select, residual)
-    asked = question(net, x, region, method=method, settings=settings, baseline=baseline, scalar=scalar)
+    how: Any = {"reduce": reduce, "residual": residual, "select": select}
+    asked = settings_asked(x, region, method, settings, baseline, **how)
     started = perf_counter()
     with borrowed(net):
         if not isinstance(net, nn.Module):  # only its owner can put such a network into evaluation mode
@@ -127,22 +128,21 @@ def local_attribution(
     return Attribution(found, method, region, value, change, {**network_stamp(net), **asked, **made})
 
 
-def question(
-    net: Network,
+def settings_asked(
     image: Tensor,
     box: Box,
-    *,
     method: str,
     settings: Settings,
     baseline: str | Tensor | None,
-    scalar: RegionScalar,
+    *,
+    reduce: str,
+    residual: str,
+    select: Select | None,
 ) -> dict[str, Any]:
-    """What an attribution answers, in JSON values: two that are equal have one answer."""
+    """All that an attribution depends on besides the network, in JSON values; `image` is `1 c h w`."""
     kind = OWN_BASELINE[method] if baseline is None else baseline
     kind = image_sha256(kind) if isinstance(kind, Tensor) else kind
-    stamp = network_stamp(net)
     return {
-        **{key: stamp[key] for key in ("network", "weights", "overrides", "trained")},
         "image": image_sha256(image),
         "size": list(image.shape[-2:]),
         "dtype": str(image.dtype).removeprefix("torch."),
@@ -152,9 +152,9 @@ def question(
         "sigma": float(settings.sigma) if kind == "blur" else None,
         "window": settings.window if method == "occlusion" else None,
         "baseline": kind,
-        "reduce": scalar.reduce,
-        "residual": scalar.residual,
-        "select": selector_name(scalar.select),
+        "reduce": reduce,
+        "residual": residual,
+        "select": selector_name(select),
     }
 
 

@@ -1,6 +1,6 @@
 """Effective receptive fields: how strongly each input pixel moves an output pixel (Luo et al. 2016)."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -68,8 +68,7 @@ def effective_receptive_field(
     `ValueError` where a map is zero everywhere or not finite, and where a plain function gives two answers
     to one image.
     """
-    _check_choice("estimator", estimator, ESTIMATORS)
-    _check_choice("residual", residual, (EXCLUDE, INCLUDE))
+    check_question(estimator, residual)
     if batch < 1:
         raise ValueError(f"batch is the number of images in a forward pass, 1 or more; got {batch}")
     inputs = single_images(images)
@@ -172,6 +171,8 @@ def _counter(queries: int, progress: Callable[[int, int], object] | None) -> Cal
     return tick
 
 
-def _check_choice(what: str, asked: str, known: Iterable[str]) -> None:
-    if asked not in known:
-        raise ValueError(f'no {what} "{asked}"; choose from {", ".join(known)}')
+def check_question(estimator: str, residual: str) -> None:
+    """`ValueError` for an unknown estimator or residual."""
+    for what, asked, known in (("estimator", estimator, ESTIMATORS), ("residual", residual, (EXCLUDE, INCLUDE))):
+        if asked not in known:
+            raise ValueError(f'no {what} "{asked}"; choose from {", ".join(known)}')

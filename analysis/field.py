@@ -151,6 +151,29 @@ class ERF:
             {**first.provenance, "pooled": pooled},
         )
 
+    @classmethod
+    def joined(cls, fields: "Sequence[ERF]") -> "ERF":
+        """One field over the images of several, in that order: what one computation over all of them gives.
+
+        Raises `ValueError` for fields that did not ask the same of the same weights.
+        """
+        first, made = fields[0], [field.provenance for field in fields]
+        summed = ("images", "share_outside_frame", "seconds")
+        for other in made[1:]:
+            if differing := [key for key in first.provenance if key not in summed and other.get(key) != made[0][key]]:
+                raise ValueError(f"cannot join fields that differ in {', '.join(differing)}; compute all alike")
+        return cls(
+            np.concatenate([field.per_image for field in fields]),
+            np.concatenate([field.mass for field in fields]),
+            first.coverage,
+            {
+                **first.provenance,
+                "images": [image for one in made for image in one["images"]],
+                "share_outside_frame": float(np.mean([one["share_outside_frame"] for one in made])),
+                "seconds": round(sum(one["seconds"] for one in made), 3),
+            },
+        )
+
     def interval(
         self,
         statistic: "str | Callable[[ERF], Any]",

@@ -1,13 +1,12 @@
 """Networks of one's own, named on the command line as `package.module:callable`."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from inspect import Parameter, isclass, signature
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 
 def own_network(name: str) -> Callable[..., Any]:
@@ -17,6 +16,8 @@ def own_network(name: str) -> Callable[..., Any]:
     that makes one. Raises `ValueError`, in one line, where there is no such module or callable or where calling it
     fails.
     """
+    from torch import nn
+
     module_name, _, attribute = name.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:
@@ -48,3 +49,14 @@ def _required(function: Callable[..., Any]) -> list[str]:
     plain = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
     given = signature(function).parameters.values()
     return [p.name for p in given if p.kind in plain and p.default is Parameter.empty]
+
+
+@contextmanager
+def told_in_a_line(name: str, *, own: bool) -> Iterator[None]:
+    """Says of a network of the user's own that it failed, and how, whatever it raised."""
+    try:
+        yield
+    except Exception as error:
+        if not own or isinstance(error, (ValueError, LookupError, OSError)):
+            raise
+        raise ValueError(f"{name} fails on an image of this size: {type(error).__name__}: {error}") from error

@@ -18,7 +18,7 @@ evssm.models.evssm evssm.models.nafnet evssm.models.mimo_unet
 evssm.models.restormer evssm.models.fftformer evssm.models.stripformer
 evssm.models.deblurgan evssm.models.ifan evssm.models.dpdnet evssm.models.srn evssm.models.kpac evssm.models
 evssm.arrays evssm.provenance evssm.stamp evssm.bootstrap evssm.sidecar evssm.weights evssm.hooks
-evssm.images evssm.photographs evssm.foreign evssm.metrics
+evssm.images evssm.photographs evssm.foreign evssm.sources evssm.metrics
 evssm.ensemble evssm.tiles evssm.memory evssm.inference evssm.align evssm.cautions evssm.ledger
 evssm
 evssm.data evssm.data.pairs evssm.data.kernels evssm.data.dead_leaves evssm.data.light evssm.data.shake
@@ -43,7 +43,8 @@ analysis.scan_rows analysis.own_scans analysis.scan_branches analysis.module_row
 analysis.activations analysis.row_faithfulness analysis.map_verdict
 analysis.check_plots analysis.check_panels
 analysis.kept_rows analysis.activation_plots analysis.activation_figure
-analysis.regions analysis.lam analysis.attribution analysis.attributions analysis.kept_attributions
+analysis.regions analysis.lam analysis.attribution analysis.attributions
+analysis.questions analysis.engines analysis.fan_out
 analysis.layer_attributions analysis.attribution_verdict analysis.attribution_figure analysis.layer_figure
 analysis.comparison analysis.comparison_figure
 analysis.scan_health analysis.artefacts analysis.artefact_figure

@@ -1,23 +1,45 @@
 """`evssm activation`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from evssm.cli.app import app
 from evssm.cli.common import (
+    answers,
     file_for,
+    image_sources,
     peak_memory,
     plain,
     progress,
+    stem_of,
     tasks_of,
-    the_network,
     the_queries,
     told_in_a_line,
-    whole_photograph,
+    write_table,
 )
-from evssm.cli.options import Check, Local, MiddleOfOne, Out, Photograph, Seed, Stages, Untrained, WeightsOfEach
+from evssm.cli.options import (
+    PICTURES,
+    Check,
+    Cluster,
+    Device,
+    Local,
+    MiddleOfOne,
+    Out,
+    Photographs,
+    Pictures,
+    Seed,
+    Stages,
+    Threads,
+    Untrained,
+    WeightsOfEach,
+    Workers,
+)
+
+if TYPE_CHECKING:
+    from analysis.questions import RowsQuestion
+    from evssm.sources import ImageSource, NetworkSource
 
 COMPANIONS = {"evssm": ("evssm-four-direction", "evssm-no-geot"), "evssm2": ("evssm2-no-geot",)}
 """What stands beside a network in Fig. 6: four directions in every block, and no turns."""
@@ -30,7 +52,7 @@ def activation(
         typer.Argument(help="EVSSM or its variants from `evssm list`, or your own as package.module:callable."),
     ],
     weights: WeightsOfEach = None,
-    image: Photograph = None,
+    image: Photographs = None,
     size: MiddleOfOne = None,
     query: Annotated[str, typer.Option(help="ROW,COLUMN in what is left after cutting, or centre.")] = "centre",
     stages: Stages = None,
@@ -49,70 +71,107 @@ def activation(
     local: Local = False,
     untrained: Untrained = False,
     seed: Seed = 0,
+    pictures: Pictures = PICTURES,
+    cluster: Cluster = None,
+    workers: Workers = None,
+    device: Device = "cpu",
+    threads: Threads = None,
     out: Out = Path("activation"),
 ) -> None:
-    """What a pixel gathers in every selective scan (Fig. 6): a picture, the maps as .npz, their checks as .json."""
+    """What a pixel gathers in every selective scan (Fig. 6): a picture, the maps as .npz, their checks as .json.
+
+    Of several images the first few are drawn, and a table has the numbers of all.
+    """
     from analysis.activation_figure import SCALES, activation_panels
     from analysis.activation_plots import STYLES
-    from analysis.kept_rows import kept_rows
+    from analysis.kept_rows import save_rows
     from analysis.map_verdict import check_rows, tally
     from analysis.panels import save_figure
+    from analysis.questions import RowsQuestion
     from evssm.sidecar import command_line, write_sidecar
+    from evssm.sources import NetworkSource
 
     for option, given, known in (("scale", scale, SCALES), ("style", style or "log", STYLES)):
         if given not in known:
             raise ValueError(f"--{option} {given} is unknown; choose from {', '.join(known)}")
-    name, photograph = whole_photograph(image, size)
+    photographs = image_sources(image or [], size)[: None if image else 1]
+    if check and len(photographs) > 1:
+        raise ValueError(f"--check judges the maps of one image, not of {len(photographs)}; name one")
     asked = list(dict.fromkeys(networks))
     files = {one: file_for(one, asked, weights or []) for one in asked}
     beside = _beside(asked, untrained) if compare else []
-    made = {one: the_network(one, files.get(one), local, untrained, seed) for one in [*asked, *beside]}
+    sources = {one: NetworkSource(one, files.get(one), local, untrained, seed) for one in [*asked, *beside]}
     place = the_queries(query)
-    found = {}
+    question = RowsQuestion(
+        place if isinstance(place, str) else place[0], tuple(stages) if stages else None, level, reduction
+    )
     out.mkdir(parents=True, exist_ok=True)
+    verdicts = {}
     with progress() as track:
-        for one, net in made.items():
-            with told_in_a_line(one, own=":" in one):
-                found[one] = kept_rows(
-                    out / f"activation_{plain(one)}.npz",
-                    net,
-                    photograph,
-                    place if isinstance(place, str) else place[0],
-                    stages or None,
-                    level=level,
-                    reduction=reduction,
-                    progress=track(one),
+        where = cluster, workers, device, threads
+        found = answers(sources.values(), photographs, [question], out, where, track)
+        for one, source in sources.items() if check else ():
+            with told_in_a_line(one, own=source.own):
+                rows = question.load(found[source][0][0])
+                verdicts[one] = check_rows(
+                    source.make(), photographs[0].read(), rows, seed=seed, track=tasks_of(track, one)
                 )
-        verdicts = {}
-        for one, net in made.items() if check else ():
-            with told_in_a_line(one, own=":" in one):
-                verdicts[one] = check_rows(net, photograph, found[one], seed=seed, track=tasks_of(track, one))
     notes = {one: tally(of_one) for one, of_one in verdicts.items()}
-    figure = activation_panels(found, photograph, scale=scale, style=style, notes=notes)
-    picture = save_figure(figure, out / "activation", command=command_line())
-    checks = {one: {stage: row.check() for stage, row in rows.items()} for one, rows in found.items()}
-    facts: dict[str, Any] = {
-        "command": command_line(),
-        "image": name,
-        "seed": seed,
-        "peak_memory_bytes": peak_memory(),
-        "maps": {
-            one: {
-                stage: {"error": row.check(), "share_inside": row.share_inside(), "made": row.provenance}
-                for stage, row in rows.items()
-            }
-            for one, rows in found.items()
-        },
-    }
+    written: list[Path] = []
+    for number, photograph in enumerate(photographs[:pictures] if len(photographs) > 1 else photographs):
+        maps = {one: question.load(found[source][number][0]) for one, source in sources.items()}
+        figure = activation_panels(maps, photograph.read(), scale=scale, style=style, notes=notes)
+        written += save_figure(figure, out / stem_of("activation", photographs, number), command=command_line())
+    facts: dict[str, Any] = {"command": command_line(), "seed": seed}
+    if len(photographs) == 1:
+        for one, rows in maps.items():
+            save_rows(out / f"activation_{plain(one)}.npz", rows)
+        facts |= {
+            "image": photographs[0].name,
+            "maps": {
+                one: {
+                    stage: {"error": row.check(), "share_inside": row.share_inside(), "made": row.provenance}
+                    for stage, row in rows.items()
+                }
+                for one, rows in maps.items()
+            },
+        }
+        worst = max(row.check() for rows in maps.values() for row in rows.values())
+    else:
+        table = _table(sources, photographs, question, found)
+        written.append(write_table(out / "activation.csv", table))
+        facts |= {"images": [photograph.name for photograph in photographs], "drawn": pictures}
+        worst = max(row["error"] for row in table)
     for one, of_one in verdicts.items():
         for stage, verdict in of_one.items():
             facts["maps"][one][stage]["check"] = verdict.as_dict()
             typer.echo(f"{one} {stage}: {verdict}")
-    sidecar = write_sidecar(out / "activation.json", facts)
-    for path in (*picture, sidecar):
+    sidecar = write_sidecar(out / "activation.json", {**facts, "peak_memory_bytes": peak_memory()})
+    for path in (*written, sidecar):
         typer.echo(path)
-    worst = max(error for errors in checks.values() for error in errors.values())
     typer.echo(f"largest reconstruction error {worst:.1e}; peak memory {peak_memory() / 2**30:.2f} GiB")
+
+
+def _table(
+    sources: "dict[str, NetworkSource]",
+    photographs: "list[ImageSource]",
+    question: "RowsQuestion",
+    found: "dict[NetworkSource, list[list[Path]]]",
+) -> list[dict[str, Any]]:
+    """The checks of every map, a row for each image, network and stage, and the file that holds the map."""
+    return [
+        {
+            "image": photograph.name,
+            "network": one,
+            "stage": stage,
+            "error": row.check(),
+            "share_inside": row.share_inside(),
+            "file": path.name,
+        }
+        for one, source in sources.items()
+        for photograph, (path,) in zip(photographs, found[source], strict=True)
+        for stage, row in question.load(path).items()
+    ]
 
 
 def _beside(asked: list[str], untrained: bool) -> list[str]:

@@ -7,43 +7,54 @@ import typer
 
 from evssm.cli.app import app
 from evssm.cli.common import (
+    answers,
+    box_and_margin,
     file_for,
+    image_sources,
     peak_memory,
     plain,
     progress,
+    stem_of,
     tasks_of,
-    the_network,
-    the_region,
     the_selector,
     told_in_a_line,
     whole_photograph,
+    write_table,
 )
 from evssm.cli.options import (
+    PICTURES,
     Box,
     Check,
+    Cluster,
+    Device,
     Local,
     MiddleOfOne,
     Networks,
     OfRegion,
     Out,
-    Photograph,
+    Photographs,
+    Pictures,
     Reduce,
     Seed,
     Select,
     Surroundings,
+    Threads,
     Untrained,
     WeightsOfEach,
+    Workers,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from analysis.attribution import Attribution
 
 
 @app.command(epilog="Example: evssm attribute evssm-compact --image photo.png --box 120,300,32,32 --out results")
 def attribute(
     networks: Networks,
     weights: WeightsOfEach = None,
-    image: Photograph = None,
+    image: Photographs = None,
     size: MiddleOfOne = None,
     box: Box = "centre",
     surroundings: Surroundings = "96",
@@ -70,106 +81,137 @@ def attribute(
     local: Local = False,
     untrained: Untrained = False,
     seed: Seed = 0,
+    pictures: Pictures = PICTURES,
+    cluster: Cluster = None,
+    workers: Workers = None,
+    device: Device = "cpu",
+    threads: Threads = None,
     out: Out = Path("attribution"),
 ) -> None:
-    """Which input pixels make up a region of the output: a picture, the maps as .npz and their numbers as .json."""
+    """Which input pixels make up a region of the output: a picture, the maps as .npz and their numbers as .json.
+
+    Of several images the first few are drawn, and a table has the numbers of all.
+    """
+    from analysis.attribution import save_attributions
     from analysis.attribution_figure import attribution_panels, percent
     from analysis.attribution_verdict import check_attributions
     from analysis.attributions import METHODS, Settings
     from analysis.check_panels import check_panels
-    from analysis.kept_attributions import kept_attributions
     from analysis.map_verdict import tally
     from analysis.panels import save_figure
+    from analysis.questions import AttributionQuestion
     from evssm.sidecar import command_line, write_sidecar
+    from evssm.sources import NetworkSource
 
     if unknown := [method for method in methods or () if method not in METHODS]:
         raise ValueError(f"--method {unknown[0]} is unknown; choose from {', '.join(METHODS)}")
-    settings = Settings(steps, sigma, window)
-    name, photograph = whole_photograph(image, size)
-    seen, within, corner = the_region(photograph, box, surroundings)
-    start = _baseline(baseline, photograph, image, size)
-    if not (start is None or isinstance(start, str)):
-        start = the_region(start, box, surroundings)[0]
+    photographs = image_sources(image or [], size)[: None if image else 1]
+    if check and len(photographs) > 1:
+        raise ValueError(f"--check judges the maps of one image, not of {len(photographs)}; name one")
+    start, selected = _baseline(baseline, image or [], size), the_selector(select)
+    settings, region = Settings(steps, sigma, window), box_and_margin(box, surroundings)
+    questions = {
+        method: AttributionQuestion(method, *region, settings, start, reduce, residual, selected)
+        for method in dict.fromkeys(methods or METHODS)
+    }
     asked = list(dict.fromkeys(networks))
-    made = {one: the_network(one, file_for(one, asked, weights or []), local, untrained, seed) for one in asked}
-    chosen = the_selector(select)
-    found, verdicts = {}, {}
+    sources = {one: NetworkSource(one, file_for(one, asked, weights or []), local, untrained, seed) for one in asked}
     out.mkdir(parents=True, exist_ok=True)
     with progress() as track:
-        for one, net in made.items():
-            with told_in_a_line(one, own=":" in one):
-                found[one] = kept_attributions(
-                    out / f"attribution_{plain(one)}.npz",
-                    net,
-                    seen,
-                    within,
-                    list(dict.fromkeys(methods or METHODS)),
-                    settings=settings,
-                    baseline=start,
-                    reduce=reduce,
-                    residual=residual,
-                    select=chosen,
-                    progress=lambda method, one=one: track(f"{one} {method}"),  # type: ignore[misc]
+        where = cluster, workers, device, threads
+        answered = answers(sources.values(), photographs, list(questions.values()), out, where, track)
+
+        def maps_of(source: NetworkSource, number: int) -> dict[str, "Attribution"]:
+            files = zip(questions.items(), answered[source][number], strict=True)
+            return {method: question.load(path) for (method, question), path in files}
+
+        first = next(iter(questions.values()))
+        verdicts = {}
+        for one, source in sources.items() if check else ():
+            with told_in_a_line(one, own=source.own):
+                verdicts[one] = check_attributions(
+                    source.make(),
+                    first.seen(photographs[0].read())[0],
+                    maps_of(source, 0),
+                    baseline=None if start is None or isinstance(start, str) else first.seen(start)[0],
+                    select=selected,
+                    seed=seed,
+                    track=tasks_of(track, one),
                 )
-                if check:
-                    verdicts[one] = check_attributions(
-                        net,
-                        seen,
-                        found[one],
-                        baseline=start if not isinstance(start, str) else None,
-                        select=chosen,
-                        seed=seed,
-                        track=tasks_of(track, one),
-                    )
     notes = {one: tally(of_one) for one, of_one in verdicts.items()}
-    figure = attribution_panels(found, seen[0], corner=corner, whole=photograph, notes=notes)
-    picture = save_figure(figure, out / "attribution", command=command_line())
-    maps = {(one, method): held for one, of_one in found.items() for method, held in of_one.items()}
-    judged = {(one, method): said for one, of_one in verdicts.items() for method, said in of_one.items()}
-    if judged:
-        bare = {" ".join(key): maps[key].untrained for key in judged}
-        panels = check_panels({" ".join(key): said for key, said in judged.items()}, bare)
-        picture += save_figure(panels, out / "attribution_check", command=command_line())
-    facts: dict[str, Any] = {one: {} for one in found}
-    for (one, method), held in maps.items():
-        facts[one][method] = {**held.numbers(), "made": held.provenance}
-        if (one, method) in judged:
-            facts[one][method]["check"] = judged[one, method].as_dict()
-    sidecar = write_sidecar(
-        out / "attribution.json",
-        {
-            "command": command_line(),
-            "image": name,
-            "seed": seed,
+    written: list[Path] = []
+    for number, photograph in enumerate(photographs[:pictures] if len(photographs) > 1 else photographs):
+        whole = photograph.read()
+        seen, within, corner = first.seen(whole)
+        found = {one: maps_of(source, number) for one, source in sources.items()}
+        figure = attribution_panels(found, seen[0], corner=corner, whole=whole, notes=notes)
+        written += save_figure(figure, out / stem_of("attribution", photographs, number), command=command_line())
+    facts: dict[str, Any] = {"command": command_line(), "seed": seed}
+    if len(photographs) == 1:
+        maps = {(one, method): held for one, of_one in found.items() for method, held in of_one.items()}
+        judged = {(one, method): said for one, of_one in verdicts.items() for method, said in of_one.items()}
+        for one, of_one in found.items():
+            save_attributions(out / f"attribution_{plain(one)}.npz", of_one)
+        if judged:
+            bare = {" ".join(key): maps[key].untrained for key in judged}
+            panels = check_panels({" ".join(key): said for key, said in judged.items()}, bare)
+            written += save_figure(panels, out / "attribution_check", command=command_line())
+        lines, about = [], dict[str, Any]((one, {}) for one in found)
+        for (one, method), held in maps.items():
+            about[one][method] = {**held.numbers(), "made": held.provenance}
+            gap, index = percent(held.completeness_gap), held.diffusion_index
+            lines.append(f"{one} {method}: completeness gap {gap}, diffusion index {index:.3g}")
+            if (one, method) in judged:
+                about[one][method]["check"] = judged[one, method].as_dict()
+                lines.append(f"{one} {method}: {judged[one, method]}")
+        facts |= {
+            "image": photographs[0].name,
             "region": [within[0] + corner[0], within[1] + corner[1], *within[2:]],
             "seen": {"row": corner[0], "column": corner[1], "height": seen.shape[-2], "width": seen.shape[-1]},
-            "peak_memory_bytes": peak_memory(),
-            "maps": facts,
-        },
-    )
-    for path in (*picture, sidecar):
+            "maps": about,
+        }
+    else:
+        table = [
+            {"image": photograph.name, "network": one, "method": method, **held.numbers(), "file": path.name}
+            for one, source in sources.items()
+            for number, photograph in enumerate(photographs)
+            for (method, held), path in zip(maps_of(source, number).items(), answered[source][number], strict=True)
+        ]
+        written.append(write_table(out / "attribution.csv", table))
+        facts |= {"images": [photograph.name for photograph in photographs], "drawn": pictures}
+        lines = _means(table)
+    sidecar = write_sidecar(out / "attribution.json", {**facts, "peak_memory_bytes": peak_memory()})
+    for path in (*written, sidecar):
         typer.echo(path)
-    for (one, method), held in maps.items():
-        gap, index = percent(held.completeness_gap), held.diffusion_index
-        typer.echo(f"{one} {method}: completeness gap {gap}, diffusion index {index:.3g}")
-        if (one, method) in judged:
-            typer.echo(f"{one} {method}: {judged[one, method]}")
+    for line in lines:
+        typer.echo(line)
     typer.echo(f"peak memory {peak_memory() / 2**30:.2f} GiB")
 
 
-def _baseline(asked: str | None, photograph: "Tensor", image: Path | None, size: str | None) -> "str | Tensor | None":
-    """The baseline by name, or an image file of the same size, cut as the image was."""
+def _means(table: list[dict[str, Any]]) -> list[str]:
+    """A line for each network and method: the mean diffusion index with its 95 % bootstrap interval over images."""
+    import numpy as np
+
+    from evssm.bootstrap import percentile_interval
+
+    lines = []
+    for one, method in dict.fromkeys((row["network"], row["method"]) for row in table):
+        index = np.array([row["diffusion_index"] for row in table if (row["network"], row["method"]) == (one, method)])
+        low, high = percentile_interval(lambda chosen, index=index: float(index[chosen].mean()), len(index))
+        lines.append(
+            f"{one} {method}: mean diffusion index {index.mean():.3g} ({low:.3g} to {high:.3g}) of {len(index)} images"
+        )
+    return lines
+
+
+def _baseline(asked: str | None, images: list[Path], size: str | None) -> "str | Tensor | None":
+    """The baseline by name, or an image file, cut as the image was."""
     from analysis.attributions import BASELINES
 
     if asked is None or asked in BASELINES:
         return asked
     if not Path(asked).exists():
         raise ValueError(f"--baseline {asked} is neither a file nor one of {', '.join(BASELINES)}")
-    if image is None:
+    if len(images) != 1 or images[0].is_dir():
         raise ValueError("--baseline FILE goes with --image FILE")
-    found = whole_photograph(Path(asked), size)[1]
-    if found.shape != photograph.shape:
-        raise ValueError(
-            f"--baseline {asked} has {tuple(found.shape[-2:])} pixels, the image {tuple(photograph.shape[-2:])}"
-        )
-    return found
+    return whole_photograph(Path(asked), size)[1]

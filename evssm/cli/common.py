@@ -1,40 +1,76 @@
 """What several commands ask of their arguments: a network, images, places; and the bars they show meanwhile."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
+from evssm.foreign import told_in_a_line as told_in_a_line
+
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from analysis.questions import Question
+    from evssm.sources import ImageSource, NetworkSource
+
+
+ANSWERS = "answers"
+"""The folder in that of the results that holds an answer per network, image and question."""
+
+
+def answers(
+    sources: "Iterable[NetworkSource]",
+    images: "Sequence[ImageSource]",
+    questions: "Sequence[Question]",
+    out: Path,
+    where: tuple[str | None, int | None, str, int | None],
+    track: Callable[[str], Callable[..., None]],
+) -> "dict[NetworkSource, list[list[Path]]]":
+    """The files that hold the answers, by network, then in the order of images and questions.
+
+    `where` is what `--cluster`, `--workers`, `--device` and `--threads` say.
+    """
+    from analysis.engines import OnWorkers, in_turn
+    from analysis.fan_out import fan_out
+
+    cluster, workers, device, threads = where
+    if cluster is None and workers is not None:
+        raise ValueError("--workers is for --cluster; try --cluster local")
+    threads = threads or (1 if cluster else None)
+    engine = OnWorkers(cluster, workers, device=device, threads=threads or 1, say=resumed) if cluster else in_turn
+    return fan_out(
+        sources,
+        images,
+        questions,
+        out / ANSWERS,
+        engine=engine,
+        device=device,
+        threads=threads,
+        track=track,
+        say=resumed,
+    )
+
+
+def stem_of(command: str, images: "Sequence[ImageSource]", number: int) -> str:
+    """What the picture of an image is called: after the command, and of several images also after the image."""
+    return command if len(images) == 1 else f"{command}_{number:04}_{plain(Path(images[number].name).stem)}"
+
+
+def resumed(line: str) -> None:
+    """Tells a person what was there already, or what had to be done again."""
+    typer.echo(f"evssm: {line}", err=True)
 
 
 def the_network(
     name: str, file: str | None, local: bool | tuple[int, ...], untrained: bool, seed: int
 ) -> Callable[..., Any]:
-    """The network to look at: one's own, one with weights, or where that is asked for an untrained one.
+    """The network to look at: one's own, one with weights, or where that is asked for an untrained one."""
+    from evssm.sources import NetworkSource
 
-    `local` is the argument of that name of `build`.
-    """
-    import torch
-
-    from evssm.foreign import own_network
-    from evssm.models import build
-    from evssm.weights import bundled, load
-
-    if ":" in name:
-        return own_network(name)
-    overrides = {"local": local} if local else {}
-    if file or (name in bundled() and not untrained):
-        return load(file or name, name=name if file else None, **overrides)
-    torch.manual_seed(seed)
-    net = build(name, **overrides)  # first, for what it says of unknown names
-    if not untrained:
-        raise ValueError(
-            f"no trained weights of {name} here; give --weights FILE, or --untrained, which the picture says"
-        )
-    return net
+    return NetworkSource(name, file, local, untrained, seed).make()
 
 
 def trained_network(name: str | None, file: str | None, *, local: bool = False) -> Callable[..., Any]:
@@ -61,17 +97,6 @@ def trained_network(name: str | None, file: str | None, *, local: bool = False) 
     return load(name or there[0], **overrides)
 
 
-@contextmanager
-def told_in_a_line(name: str, *, own: bool) -> Iterator[None]:
-    """Says of a network of the user's own that it failed, and how, whatever it raised."""
-    try:
-        yield
-    except Exception as error:
-        if not own or isinstance(error, (ValueError, LookupError, OSError)):
-            raise
-        raise ValueError(f"{name} fails on an image of this size: {type(error).__name__}: {error}") from error
-
-
 def file_for(name: str, networks: list[str], weights: list[str]) -> str | None:
     """The file that `--weights` gives this network."""
     for entry in weights:
@@ -85,37 +110,42 @@ def file_for(name: str, networks: list[str], weights: list[str]) -> str | None:
     return None
 
 
-def the_images(given: list[Path], size: str) -> dict[str, "Tensor"]:
-    """The middle of each image by name; folders give what they hold."""
-    from evssm.images import SUFFIXES, crop_centre, read_image
-    from evssm.photographs import photographs
+def image_sources(given: list[Path], size: str | None) -> list["ImageSource"]:
+    """The middle of each image, or whole ones without a size; folders give what they hold, and nothing the bundled
+    photographs."""
+    from evssm.images import SUFFIXES
+    from evssm.photographs import PHOTOGRAPHS
+    from evssm.provenance import existing_file
+    from evssm.sources import ImageSource
 
-    h, w = the_size(size)
+    edges = None if size is None else the_size(size)
     if not given:
-        return photographs((h, w))
+        return [ImageSource(name, None, edges or the_size("256")) for name in PHOTOGRAPHS]
     files = [
-        file
-        for path in given
-        for file in (sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES) if path.is_dir() else [path])
+        file for path in given for file in (images_in(path) if path.is_dir() else [existing_file(path, "an image")])
     ]
     if not files:
         raise ValueError(f"no image in {', '.join(map(str, given))}; known suffixes are {', '.join(SUFFIXES)}")
-    found = {}
-    for file in files:
-        try:
-            found[str(file)] = crop_centre(read_image(file), h, w)
-        except ValueError as error:
-            raise ValueError(f"{file}: {error}" if str(file) not in str(error) else str(error)) from None
-    return found
+    return [ImageSource(str(file), file, edges) for file in dict.fromkeys(files)]
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The images right in a folder; hidden files, among them what a killed run left half-written, are none."""
+    from evssm.images import SUFFIXES
+
+    there = (path for path in folder.iterdir() if not path.name.startswith("."))
+    return sorted(path for path in there if path.suffix.lower() in SUFFIXES)
+
+
+def the_images(given: list[Path], size: str) -> dict[str, "Tensor"]:
+    """The middle of each image by name; folders give what they hold."""
+    return {source.name: source.read() for source in image_sources(given, size)}
 
 
 def whole_photograph(image: Path | None, size: str | None) -> "tuple[str, Tensor]":
     """The image by name: the user's whole unless a size is given, or the first bundled photograph."""
-    from evssm.images import read_image
-
-    if image is not None and size is None:
-        return str(image), read_image(image)
-    return next(iter(the_images([] if image is None else [image], size or "256").items()))
+    source = image_sources([] if image is None else [image], size)[0]
+    return source.name, source.read()
 
 
 def the_size(text: str) -> tuple[int, int]:
@@ -131,6 +161,15 @@ def the_size(text: str) -> tuple[int, int]:
     return h, w
 
 
+def box_and_margin(box: str, surroundings: str) -> tuple[str | tuple[int, ...], int | None]:
+    """A region's four numbers, or its name as it is; the pixels around it, `None` for all."""
+    if surroundings != "whole" and not surroundings.isdecimal():
+        raise ValueError(f"--surroundings {surroundings} is neither a number of pixels nor whole; try 96")
+    numbers = re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*){3}", box)
+    margin = None if surroundings == "whole" else int(surroundings)
+    return tuple(map(int, box.split(","))) if numbers else box, margin
+
+
 def the_region(
     photograph: "Tensor", box: str, surroundings: str
 ) -> "tuple[Tensor, tuple[int, int, int, int], tuple[int, int]]":
@@ -139,11 +178,8 @@ def the_region(
     from analysis.regions import around
 
     h, w = photograph.shape[-2:]
-    numbers = re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*){3}", box)
-    region = region_of(tuple(map(int, box.split(","))) if numbers else box, h, w)
-    if surroundings != "whole" and not surroundings.isdecimal():
-        raise ValueError(f"--surroundings {surroundings} is neither a number of pixels nor whole; try 96")
-    return around(photograph[None], region, max(h, w) if surroundings == "whole" else int(surroundings))
+    region, margin = box_and_margin(box, surroundings)
+    return around(photograph[None], region_of(region, h, w), max(h, w) if margin is None else margin)
 
 
 def the_queries(text: str) -> str | list[tuple[int, int]]:
@@ -213,13 +249,13 @@ def progress() -> Iterator[Callable[[str], Callable[..., None]]]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:g}/{task.total}"))
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bars:
 
         def track(name: str) -> Callable[..., None]:
             task = bars.add_task(name, total=None)
 
-            def advance(done: int, total: int, **facts: float) -> None:
+            def advance(done: float | int, total: int, **facts: float) -> None:
                 text = " ".join([name, *(f"{fact} {value:.4g}" for fact, value in facts.items())])
                 bars.update(task, completed=done, total=total, description=text)
 

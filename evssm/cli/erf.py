@@ -7,17 +7,30 @@ import typer
 
 from evssm.cli.app import app
 from evssm.cli.common import (
+    answers,
     file_for,
+    image_sources,
     plain,
     progress,
     tasks_of,
-    the_images,
-    the_network,
     the_queries,
     the_selector,
     told_in_a_line,
 )
-from evssm.cli.options import Local, MiddleOfEach, Networks, Out, Seed, Select, Untrained, WeightsOfEach
+from evssm.cli.options import (
+    Cluster,
+    Device,
+    Local,
+    MiddleOfEach,
+    Networks,
+    Out,
+    Seed,
+    Select,
+    Threads,
+    Untrained,
+    WeightsOfEach,
+    Workers,
+)
 
 
 @app.command(
@@ -44,44 +57,46 @@ def erf(
         bool, typer.Option("--check", help="Judge each map: its order, its weights, its number of images. Takes long.")
     ] = False,
     seed: Seed = 0,
+    cluster: Cluster = None,
+    workers: Workers = None,
+    device: Device = "cpu",
+    threads: Threads = None,
     out: Out = Path("erf"),
 ) -> None:
-    """Effective receptive fields: a picture, the maps as .npz and their numbers as .json."""
+    """Effective receptive fields: a picture, the maps as .npz and their numbers as .json.
+
+    Each image's field is kept in a file as soon as it is known, so the same command goes on where it was interrupted.
+    """
     from analysis.check_panels import check_panels
-    from analysis.kept import kept_field
+    from analysis.field import ERF
     from analysis.map_verdict import check_field
     from analysis.panels import erf_panels, save_figure
+    from analysis.questions import FieldQuestion
     from analysis.summary import summarise
     from evssm.sidecar import command_line, write_sidecar
+    from evssm.sources import NetworkSource
 
-    photographs = the_images(image or [], size)
-    files = {name: file_for(name, networks, weights or []) for name in networks}
-    made = {name: the_network(name, files[name], local, untrained, seed) for name in networks}
-    fields = {}
+    photographs = image_sources(image or [], size)
+    sources = {
+        name: NetworkSource(name, file_for(name, networks, weights or []), local, untrained, seed) for name in networks
+    }
+    question = FieldQuestion(the_queries(queries), estimator, residual, the_selector(select), seed=seed)
     out.mkdir(parents=True, exist_ok=True)
+    fields, verdicts = {}, {}
     with progress() as track:
-        for name, net in made.items():
-            with told_in_a_line(name, own=":" in name):
-                fields[name] = kept_field(
-                    out / f"erf_{plain(name)}.npz",
-                    net,
-                    list(photographs.values()),
-                    queries=the_queries(queries),
-                    estimator=estimator,
-                    residual=residual,
-                    select=the_selector(select),
-                    seed=seed,
-                    progress=track(name),
-                    command=command_line(),
-                )
-        verdicts = {}
-        for name, net in made.items() if check else ():
-            with told_in_a_line(name, own=":" in name):
+        where = cluster, workers, device, threads
+        found = answers(sources.values(), photographs, [question], out, where, track)
+        for name, source in sources.items():
+            fields[name] = ERF.joined([question.load(path) for (path,) in found[source]])
+            fields[name].provenance["command"] = command_line()
+            fields[name].save(out / f"erf_{plain(name)}.npz")
+        for name, source in sources.items() if check else ():
+            with told_in_a_line(name, own=source.own):
                 verdicts[name] = check_field(
-                    net,
-                    list(photographs.values()),
+                    source.make(),
+                    [photograph.read() for photograph in photographs],
                     fields[name],
-                    select=the_selector(select),
+                    select=question.select,
                     seed=seed,
                     track=tasks_of(track, name),
                 )
@@ -90,7 +105,7 @@ def erf(
     if check:
         bare = {name: field.untrained for name, field in fields.items()}
         picture += save_figure(check_panels(verdicts, bare), out / "erf_check", command=command_line())
-    facts = {"command": command_line(), "images": list(photographs), "seed": seed}
+    facts = {"command": command_line(), "images": [photograph.name for photograph in photographs], "seed": seed}
     summary = {name: {**summarise(field), "made": field.provenance} for name, field in fields.items()}
     for name, verdict in verdicts.items():
         summary[name]["check"] = verdict.as_dict()

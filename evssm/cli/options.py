@@ -54,3 +54,23 @@ Surroundings = Annotated[
 Reduce = Annotated[str, typer.Option(help="grad: how strong the region's edges are; sum: of its values.")]
 OfRegion = Annotated[str, typer.Option("--residual", help="include: of F(x); exclude: of F(x) - x.")]
 Out = Annotated[Path, typer.Option(help="Folder of the results.")]
+Photographs = Annotated[
+    list[Path] | None, typer.Option(help="An image or a folder of them, taken whole; a bundled photograph otherwise.")
+]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        help="Where to compute, with several images or networks: local (processes of this machine), slurm, or the "
+        "address of a Dask scheduler; this process otherwise."
+    ),
+]
+Workers = Annotated[
+    int | None, typer.Option(help="Processes or jobs of --cluster; by default one for each GPU or CPU core.")
+]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Threads = Annotated[
+    int | None, typer.Option(help="CPU threads of a task; with --cluster 1, else as many as torch takes.")
+]
+PICTURES = 8
+"""Of several images, so many are drawn unless told otherwise."""
+Pictures = Annotated[int, typer.Option(help="How many of several images are drawn; the table has them all.")]

@@ -200,34 +200,3 @@ def test_a_file_that_holds_no_maps_is_said_so_in_a_line(tmp_path):
         with pytest.raises(ValueError, match="holds no activation maps") as raised:
             kept_rows.load_rows(tmp_path / name)
         assert "\n" not in str(raised.value)
-
-
-def test_maps_are_computed_once_for_one_question(tmp_path):
-    net, image, path = build("evssm-compact"), torch.rand(3, 32, 48), tmp_path / "rows.npz"
-    ticks = []
-
-    def ask(**options):
-        ticks.clear()
-        question = {"query": (3, 4), "stages": "encoder.*", **options}
-        return kept_rows.kept_rows(
-            path,
-            net,
-            image,
-            question.pop("query"),
-            question.pop("stages"),
-            progress=lambda *t: ticks.append(t),
-            **question,
-        )
-
-    first = ask()
-    assert ticks == [(i, 6) for i in range(1, 7)]
-    assert first["encoder.0.0.mixer"].per_channel is None
-    assert np.array_equal(ask()["encoder.2.1.mixer"].map, first["encoder.2.1.mixer"].map)
-    assert not ticks
-    for other in ({"query": (3, 5)}, {"stages": "decoder.*"}, {"level": "A2"}, {"reduction": "rms"}):
-        ask(**other)
-        assert len(ticks) == 6
-    with torch.no_grad():
-        net.output.weight += 1
-    ask(reduction="rms")
-    assert ticks

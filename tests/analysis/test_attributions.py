@@ -8,7 +8,6 @@ from torch import nn
 
 from analysis.attribution import Attribution, diffusion_index, gini, load_attributions, save_attributions
 from analysis.attributions import METHODS, Settings, local_attribution
-from analysis.kept_attributions import kept_attributions
 from analysis.lam import blur_path, gaussian_blur, integral_along
 from analysis.regions import RegionScalar, around, check_box, edge_strength
 from evssm.memory import _Live
@@ -350,19 +349,6 @@ def test_attributions_come_back_from_their_file(tmp_path):
     (tmp_path / "b.npz").write_text("something")
     with pytest.raises(ValueError, match=r"b\.npz holds no attributions"):
         load_attributions(tmp_path / "b.npz")
-
-
-def test_what_is_there_is_read_and_what_is_asked_anew_is_computed(tmp_path):
-    net, x = Bent(), image().float().double()
-    ask = {"settings": Settings(2, 1.2, 10)}
-    kept_attributions(tmp_path / "a.npz", net, x, BOX, ["lam"], **ask)
-    net.batches.clear()
-    both = kept_attributions(tmp_path / "a.npz", net, x[0], BOX, ["lam", "gradient_x_input"], **ask)
-    assert len(net.batches) == 3  # value, baseline and one gradient: LAM was read
-    assert list(both) == ["lam", "gradient_x_input"]
-    net.batches.clear()
-    kept_attributions(tmp_path / "a.npz", net, x, (0, 0, 4, 4), ["lam"], **ask)
-    assert len(net.batches) == 4
 
 
 def test_float32_images_give_maps_in_float64():
