@@ -241,6 +241,13 @@ def _jobs(workers: int, device: str, threads: int) -> Any:
     if device.startswith("cuda") and not any("gpu" in line for line in extra):
         extra.append("--gres=gpu:1")
     memory = dask.config.get("jobqueue.slurm.memory", None) or "8GB"
-    cluster = SLURMCluster(cores=1, processes=1, job_cpu=threads, memory=memory, job_extra_directives=extra)
+    cluster = SLURMCluster(
+        cores=1,  # Dask's threads: one task at a time
+        processes=1,
+        job_cpu=threads,
+        memory=memory,
+        job_extra_directives=extra,
+        scheduler_options={"dashboard_address": ":0"},
+    )
     cluster.scale(workers)
     return cluster

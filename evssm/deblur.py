@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from evssm.images import SUFFIXES, demand_format, read_image, write_image
 from evssm.inference import Health, Inference, demand_views, memory_report
 from evssm.ledger import Ledger, read_ledger
-from evssm.provenance import file_sha256
+from evssm.provenance import claimed, file_sha256
 from evssm.stamp import network_stamp
 
 READ = (*SUFFIXES, ".webp", ".gif")
@@ -66,7 +67,8 @@ def _places(source: Path, out: Path, suffix: str) -> dict[Path, Path]:
     """Each image below `source`, and where below `out` its result goes."""
     home, origin = out.resolve(), source.resolve()
     apart = home != origin and home.is_relative_to(origin)  # then what lies in `out` can be told from the rest
-    below = sorted(path for path in source.rglob("*") if path.suffix.lower() in READ and path.is_file())
+    there = (path for path in source.rglob("*") if not path.name.startswith("."))  # hidden: what a killed run left
+    below = sorted(path for path in there if path.suffix.lower() in READ and path.is_file())
     below = [path for path in below if not (apart and path.resolve().is_relative_to(home))]
     if not below:
         raise ValueError(f"no image in {source}; known suffixes are {', '.join(READ)}")
@@ -99,7 +101,8 @@ def deblur(
     before it runs, and what is wrong with an output.
 
     Raises `ValueError` for untrained weights, for a network that takes two views, for a ledger of another network or
-    use, for results that are there but in no ledger unless `overwrite`, and for formats without so many bits.
+    use or one that another run is writing, for results that are there but in no ledger unless `overwrite`, and for
+    formats without so many bits; `OSError` where the disk is full.
     """
     inference, say = inference or Inference(), say or (lambda line: None)
     stamp = network_stamp(net)
@@ -113,11 +116,29 @@ def deblur(
     foreign = [job.result for job in jobs if job.result.exists() and job.name not in known]
     if foreign and not overwrite:
         raise ValueError(f"{foreign[0]} is there and was not made by this command; --overwrite replaces it")
+    ledger_path.parent.mkdir(parents=True, exist_ok=True)
+    with claimed(ledger_path):
+        return _deblurred(net, jobs, ledger_path, header, inference, bits, overwrite, progress, say)
+
+
+def _deblurred(
+    net: Callable[..., Any],
+    jobs: Sequence[Job],
+    ledger_path: Path,
+    header: dict[str, Any],
+    inference: Inference,
+    bits: int,
+    overwrite: bool,
+    progress: Callable[[int, int], None] | None,
+    say: Callable[[str], None],
+) -> tuple[list[Path], list[str]]:
+    """What `deblur` returns, once all is sure to fit together."""
     if overwrite:
         ledger_path.unlink(missing_ok=True)
-    ledger_path.parent.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(ledger_path, header, COLUMNS, lines=(f"deblurred by {stamp['network']}", inference.describe()))
     finished = {(row["result"], row["source_sha256"]) for row in ledger.rows}
+    if finished:
+        say(f"{ledger_path} has {len(finished)} rows already; what they name is not made again where it is whole")
     made: list[Path] = []
     failures: list[str] = []
     largest = 0
@@ -142,6 +163,8 @@ def deblur(
                 write_image(job.result, y, bits=bits)
             made.append(job.result)
         except (ValueError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT):
+                raise  # the next image would find no room either
             failures.append(str(error) if str(job.source) in str(error) else f"{job.source}: {error}")
     if progress:
         progress(len(jobs), len(jobs))

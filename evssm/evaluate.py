@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from math import nan
 from pathlib import Path
@@ -18,7 +19,7 @@ from evssm.data.pairs import Pairs, each
 from evssm.inference import Health, Inference, demand_views, memory_report
 from evssm.ledger import Ledger
 from evssm.metrics import Protocol, psnr, rounded, ssim
-from evssm.provenance import sha256_of
+from evssm.provenance import claimed, sha256_of
 from evssm.scores import COLUMNS, Row, Scores
 from evssm.stamp import network_stamp
 
@@ -69,9 +70,9 @@ def evaluate(
     it takes (see `memory_report`).
 
     Raises `ValueError` for a network without training, unless `untrained` allows it (the table then says so), for a
-    table at `path` that was made otherwise, for images with more or fewer views than the network takes, for pairs that
-    share a name, for a network whose output has another size than the sharp image, and for images too large for the
-    memory (counted only where `say` is given).
+    table at `path` that was made otherwise or that another run is writing, for images with more or fewer views than the
+    network takes, for pairs that share a name, for a network whose output has another size than the sharp image, and
+    for images too large for the memory (counted only where `say` is given).
     """
     protocol, inference = protocol or Protocol(), inference or Inference()
     header = header_of(net, pairs, data, protocol, inference)
@@ -80,29 +81,32 @@ def evaluate(
     if say:
         for line in cautions(header, data, protocol):
             say(f"caution: {line}")
-    ledger = Ledger(path, header, COLUMNS, lines=Scores(header, ()).lines) if path else None
-    kept = {(row.name, row.pair): row for row in map(Row.read, ledger.rows if ledger else [])}
     rows: dict[str, Row] = {}
     largest = 0
-    for done, (blurred, sharp, name) in enumerate(each(pairs)):
+    with claimed(path) if path else nullcontext():
+        ledger = Ledger(path, header, COLUMNS, lines=Scores(header, ()).lines) if path else None
+        kept = {(row.name, row.pair): row for row in map(Row.read, ledger.rows if ledger else [])}
+        if say and kept:
+            say(f"{path} has {len(kept)} of {len(pairs)} rows already")
+        for done, (blurred, sharp, name) in enumerate(each(pairs)):
+            if progress:
+                progress(done, len(pairs))
+            name = " ".join(name.splitlines())
+            if name in rows:
+                raise ValueError(f"two pairs of {data} are called {name}; a table needs a name for each")
+            digest = sha256_of({"blurred": blurred, "sharp": sharp})[:16]
+            demand_views(net, blurred.shape[0])
+            if (name, digest) not in kept:
+                h, w = blurred.shape[-2:]
+                if say and h * w > largest:
+                    say(memory_report(net, inference, h, w, channels=blurred.shape[0]))
+                largest = max(largest, h * w)
+                kept[name, digest] = _row(net, blurred, sharp, name, digest, protocol, inference)
+                if ledger:
+                    ledger.append(asdict(kept[name, digest]))
+            rows[name] = kept[name, digest]
         if progress:
-            progress(done, len(pairs))
-        name = " ".join(name.splitlines())
-        if name in rows:
-            raise ValueError(f"two pairs of {data} are called {name}; a table needs a name for each")
-        digest = sha256_of({"blurred": blurred, "sharp": sharp})[:16]
-        demand_views(net, blurred.shape[0])
-        if (name, digest) not in kept:
-            h, w = blurred.shape[-2:]
-            if say and h * w > largest:
-                say(memory_report(net, inference, h, w, channels=blurred.shape[0]))
-            largest = max(largest, h * w)
-            kept[name, digest] = _row(net, blurred, sharp, name, digest, protocol, inference)
-            if ledger:
-                ledger.append(asdict(kept[name, digest]))
-        rows[name] = kept[name, digest]
-    if progress:
-        progress(len(pairs), len(pairs))
+            progress(len(pairs), len(pairs))
     return Scores(header, tuple(rows.values()))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evssm.provenance import written_whole
+from evssm.provenance import naming, written_whole
 
 _MARK = "# "
 _HEADER = _MARK + "{"
@@ -43,7 +43,7 @@ class Ledger:
     def append(self, row: Mapping[str, Any]) -> None:
         """Adds a row, which is in the file when this returns."""
         cells = _cells(row, self.columns)
-        with self.path.open("a", encoding="utf-8", newline="") as file:
+        with naming(self.path), self.path.open("a", encoding="utf-8", newline="") as file:
             file.write(_line(cells))
         self.rows.append(dict(zip(self.columns, cells, strict=True)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, fields
@@ -12,6 +13,7 @@ from typing import Any, get_args, get_type_hints
 from uuid import uuid4
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 WEIGHTS = ("untrained", "trained", "official release")
@@ -147,7 +149,10 @@ def kind_of_content(data: bytes) -> str:
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
-    """A place to write to, which becomes `path` when the block ends well and otherwise disappears."""
+    """A place to write to, which becomes `path` when the block ends well and otherwise disappears.
+
+    The content is on the disk before it gets its name, so that not even a power cut leaves half a file under it.
+    """
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"cannot write {path}: it is a folder; give a file name")
@@ -155,7 +160,44 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}; make it first")
     part = path.with_name(f".{uuid4().hex[:12]}{path.suffix}")  # same folder: only there is a rename atomic
     try:
-        yield part
-        part.replace(path)
+        with naming(path):
+            yield part
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+            part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Says of a failure of the disk which file was being written, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        named = type(error)(
+            f"cannot write {path}: {reason}; make room or name another place: what is finished is kept, and the same "
+            "command goes on"
+        )
+        named.errno = error.errno
+        raise named from error
+
+
+@contextmanager
+def claimed(path: str | Path) -> Iterator[None]:
+    """The file or folder of results `path` for this run alone while the block runs.
+
+    The system gives it free when the process ends, however it ends; what stays is an empty hidden file beside it.
+    Raises `ValueError` where another run has it.
+    """
+    path = Path(path)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"another run is writing {path}; wait until it ends, or name another place") from None
+    try:
+        yield
+    finally:
+        lock.release()

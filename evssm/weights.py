@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
 from evssm.arrays import holds_arrays, read_arrays
@@ -153,8 +153,9 @@ def save(net: nn.Module, path: str | Path, *, packed: bool = False, **provenance
         "provenance": origin.as_dict(),
         **({"packed": str(_widest(state))} if packed else {}),
     }
+    content = serialised(stored, metadata={_METADATA: json.dumps(description, allow_nan=False)})
     with written_whole(path) as part:
-        save_file(stored, part, metadata={_METADATA: json.dumps(description, allow_nan=False)})
+        part.write_bytes(content)
     return Path(path)
 
 

@@ -1,3 +1,4 @@
+import csv
 import io
 import json
 import os
@@ -106,6 +107,49 @@ def test_a_second_run_reads_what_is_there_and_another_question_is_computed(run, 
     assert kept.stat().st_mtime_ns == first
     run(*words, "--seed", 1)
     assert kept.stat().st_mtime_ns != first
+
+
+def test_a_cluster_of_this_machine_gives_the_same_and_says_what_was_there(run, tmp_path):
+    photo(tmp_path / "a.png")
+    photo(tmp_path / "b.png", seed=1)
+    words = ("erf", "nafnet-compact", "--untrained", "--image", tmp_path, "--size", "16")
+    assert run(*words, "--out", "alone")[0] == 0
+    status, _, err = run(*words, "--out", "many", "--cluster", "local", "--workers", 1)
+    assert (status, err) == (0, "")
+    alone, many = (ERF.load(tmp_path / name / "erf_nafnet-compact.npz") for name in ("alone", "many"))
+    assert np.array_equal(alone.per_image, many.per_image)
+    status, _, err = run(*words, "--out", "many", "--cluster", "local")
+    assert (status, err) == (0, "evssm: 2 of 2 answers are in many/answers already, nothing to compute\n")
+    status, _, err = run(*words, "--workers", 2)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "--cluster local" in err
+
+
+def test_several_images_leave_a_table_and_pictures_of_the_first(run, tmp_path):
+    for number in range(3):
+        photo(tmp_path / f"{number}.png", (40, 40 + number), seed=number)
+    status, out, _ = run(
+        *("attribute", "nafnet-compact", "--untrained", "--image", tmp_path, "--method", "gradient_x_input"),
+        *("--pictures", 1, "--out", "made"),
+    )
+    assert status == 0
+    assert "mean diffusion index" in out
+    assert "of 3 images" in out
+    assert [path.name for path in sorted((tmp_path / "made").glob("*.png"))] == ["attribution_0000_0.png"]
+    rows = list(csv.DictReader((tmp_path / "made" / "attribution.csv").open()))
+    assert [row["image"] for row in rows] == [str(tmp_path / f"{number}.png") for number in range(3)]
+    for row in rows:
+        (held,) = load_attributions(tmp_path / "made" / "answers" / row["file"]).values()
+        assert float(row["diffusion_index"]) == held.diffusion_index
+    status, out, _ = run(
+        *("activation", "evssm-compact", "--no-compare", "--untrained", "--image", tmp_path, "--stages", "encoder.0.*"),
+        *("--pictures", 0, "--out", "made"),
+    )
+    assert status == 0
+    rows = list(csv.DictReader((tmp_path / "made" / "activation.csv").open()))
+    assert len(rows) == 3 * 2
+    assert all(float(row["error"]) < 1e-4 for row in rows)
+    assert f"{max(float(row['error']) for row in rows):.1e}" in out
 
 
 def test_trained_weights_are_read_and_the_picture_says_nothing_of_untrained_ones(run, tmp_path):

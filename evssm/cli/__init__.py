@@ -38,7 +38,12 @@ def main() -> None:
     except KeyboardInterrupt:
         typer.echo("evssm: interrupted; finished files are whole, and the same command goes on from them", err=True)
         sys.exit(130)
-    except (ValueError, LookupError, OSError) as error:
+    except OSError as error:
+        named = error.filename and error.strerror
+        _refuse(
+            f"{error.filename}: {error.strerror}; check the path, its permissions and the disk" if named else str(error)
+        )
+    except (ValueError, LookupError) as error:
         _refuse(str(error))
     sys.exit(status or 0)
 

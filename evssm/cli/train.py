@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from evssm.cli.app import app
-from evssm.cli.common import advance, progress
+from evssm.cli.common import advance, progress, resumed
 
 
 @app.command(
@@ -41,7 +41,11 @@ def train(
     nodes: Annotated[int, typer.Option(help="Machines.")] = 1,
     accelerator: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
 ) -> None:
-    """Train networks; what is finished is left alone, what was interrupted goes on."""
+    """Train networks; what is finished is left alone, what was interrupted goes on.
+
+    With several devices the processes start themselves; on several machines start the same command on each with
+    torchrun or srun.
+    """
     import torch
 
     from evssm.training.family import FAMILY, Member
@@ -77,8 +81,10 @@ def train(
                 seed=member.seed,
                 start=start,
                 report=partial(advance, track(member.name)),
+                say=resumed,
                 accelerator=accelerator,
                 devices=devices,
                 num_nodes=nodes,
             )
-            typer.echo(path)
+            if path is not None:
+                typer.echo(path)

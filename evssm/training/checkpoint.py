@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 from dataclasses import dataclass
@@ -26,8 +27,10 @@ class Checkpoint:
 
     def save(self, path: Path) -> None:
         """Writes the file, or leaves the one that was there."""
+        content = io.BytesIO()  # torch reports a full disk in words of its own
+        torch.save({**vars(self), "run": json.dumps(self.run, sort_keys=True)}, content)
         with written_whole(path) as part:
-            torch.save({**vars(self), "run": json.dumps(self.run, sort_keys=True)}, part)
+            part.write_bytes(content.getbuffer())
 
     @classmethod
     def load(cls, path: Path, run: dict[str, Any]) -> Checkpoint:

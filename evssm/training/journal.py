@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from evssm.provenance import written_whole
+from evssm.provenance import naming, written_whole
 
 
 class Journal:
@@ -23,7 +23,7 @@ class Journal:
             writer.writerows(rows)
 
     def add(self, step: int, values: Mapping[str, Any]) -> None:
-        with self.path.open("a", newline="", encoding="utf-8") as file:
+        with naming(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self.columns, lineterminator="\n").writerow({"step": step, **values})
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import save as serialised
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -17,7 +18,7 @@ from evssm.data.pairs import Pair, Pairs
 from evssm.loss import deblurring_loss
 from evssm.metrics import psnr
 from evssm.models import build
-from evssm.provenance import sha256_of, written_whole
+from evssm.provenance import claimed, sha256_of, written_whole
 from evssm.shapes import Image
 from evssm.training.checkpoint import Checkpoint
 from evssm.training.journal import Journal
@@ -35,10 +36,12 @@ CHECKPOINT, LOG, VALIDATION, BAD_BATCH = "checkpoint.pt", "log.csv", "validation
 
 
 class Outcome(NamedTuple):
-    """A network, the running mean of its weights where there is one, after so many steps."""
+    """A network, the running mean of its weights where there is one, after so many steps; every process has it, and
+    `first` is the one that writes."""
 
     net: nn.Module
     steps: int
+    first: bool = True
 
 
 def train(
@@ -54,6 +57,7 @@ def train(
     start: Path | None = None,
     stop_after: int | None = None,
     report: Report | None = None,
+    say: Callable[[str], object] | None = None,
     **fabric: Any,
 ) -> Outcome:
     """The trained network; `folder` holds the run's logs, and its state, from which an interrupted run goes on.
@@ -63,18 +67,22 @@ def train(
     the network, the settings and the seed: a folder with a checkpoint of another run is refused. `start` is a file of
     weights to begin with, as the paper's second stage begins with the first's; the optimiser begins anew. `stop_after`
     ends the sitting after so many steps (and returns the network as it is then). `fabric` are arguments of Lightning's
-    `Fabric` (accelerator, devices, num_nodes, precision); the result of a run on one CPU thread is the same bit for bit
-    however often it was interrupted. The caller's random state is left as it was.
+    `Fabric` (accelerator, devices, num_nodes, precision): with several devices it starts as many processes, unless
+    `torchrun` or SLURM did; each takes its part of every batch. The result of a run on one CPU thread is the same bit
+    for bit however often it was interrupted, and so is that of two processes. `say` is told after which step a run
+    goes on. The caller's random state is left as it was.
 
-    Raises `FloatingPointError` where the loss or its gradient is no longer finite; the batch is then kept in `folder`.
+    Raises `ValueError` where another run is at work in `folder`, and `FloatingPointError` where the loss or its
+    gradient is no longer finite; the batch is then kept in `folder`.
     """
     from lightning_fabric import Fabric
 
     engine = Fabric(**{"accelerator": "cpu", "devices": 1, **fabric})
     engine.launch()
+    first = engine.is_global_zero
     run = {"network": name, "overrides": overrides or {}, "seed": seed, "data": data, **config.as_dict()}
     folder.mkdir(parents=True, exist_ok=True)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), claimed(folder) if first else nullcontext():
         torch.manual_seed(seed)
         net = build(name, **(overrides or {}))
         if start is not None:
@@ -84,9 +92,11 @@ def train(
         elif config.start_as_identity:
             start_as_identity(net)
         sitting = _Sitting(engine, net, config, folder, run)
+        if say and first and sitting.done:
+            say(f"{folder} goes on after step {sitting.done} of {config.steps}, its last checkpoint")
         last = min(config.steps, sitting.done + stop_after) if stop_after else config.steps
         sitting.train(crops, validation, last, report)
-    return Outcome(sitting.mean.net.eval(), sitting.done)
+    return Outcome(sitting.mean.net.eval(), sitting.done, first)
 
 
 class _Sitting:
@@ -160,6 +170,8 @@ class _Sitting:
                 loss = _loss(self.net, x, y, config) / parts
                 self.engine.backward(loss)
             total += loss.item()
+        if self.engine.world_size > 1:  # each has seen its part of the batch
+            total = float(self.engine.all_reduce(torch.tensor(total, dtype=torch.float64), reduce_op="mean"))
         size = self.engine.clip_gradients(self.net, self.optimiser, max_norm=config.clip, error_if_nonfinite=False)
         if not (math.isfinite(total) and torch.isfinite(size)):
             self._keep(step, blurred, sharp)
@@ -169,10 +181,12 @@ class _Sitting:
 
     def _keep(self, step: int, blurred: Image, sharp: Image) -> None:
         """Stops the run, with the batch and the weights that broke it beside its checkpoint."""
-        path = self.folder / BAD_BATCH
+        rank = self.engine.global_rank
+        path = self.folder / (f"rank{rank}_{BAD_BATCH}" if rank else BAD_BATCH)
         weights = {f"net.{key}": value.detach().cpu().contiguous() for key, value in self.plain.state_dict().items()}
+        content = serialised({"blurred": blurred.cpu().contiguous(), "sharp": sharp.cpu().contiguous(), **weights})
         with written_whole(path) as part:
-            save_file({"blurred": blurred.cpu().contiguous(), "sharp": sharp.cpu().contiguous(), **weights}, part)
+            part.write_bytes(content)
         raise FloatingPointError(
             f"the loss or its gradient is not finite at step {step + 1}; {path} keeps the batch and the weights; "
             "look at the batch, or lower the learning rate and start anew in another folder"

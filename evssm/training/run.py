@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from evssm.machine import commit, hardware
 from evssm.training.crops import RandomCrops
 from evssm.training.loop import CHECKPOINT, Report, train
 from evssm.training.recipes import TrainConfig
-from evssm.weights import save
+from evssm.weights import load, save
 
 EXTENT = (2.0, 24.0)
 """Pixels that the camera travels in embedded training data, evenly and along a line of any direction.
@@ -64,15 +65,23 @@ def trained_file(
     start: Path | None = None,
     stop_after: int | None = None,
     report: Report | None = None,
+    say: Callable[[str], object] | None = None,
     **fabric: Any,
 ) -> Path | None:
-    """The file of weights `folder/name.safetensors`, in half precision; `None` where `stop_after` ended the run early.
+    """The file of weights `folder/name.safetensors`, in half precision; `None` where `stop_after` ended the run early,
+    and in all processes but the first, which writes it.
 
-    An existing file is left alone; a run that was interrupted goes on from its checkpoint in `folder/name/`, which is
-    removed at the end, while the logs stay.
+    An existing file is left alone, once it is sure to be whole; a run that was interrupted goes on from its checkpoint
+    in `folder/name/`, which is removed at the end, while the logs stay. `say` is told of both.
     """
     path, place = folder / f"{name}.safetensors", folder / name
     if path.exists():
+        try:
+            load(path)
+        except ValueError as error:
+            raise ValueError(f"{error}; or delete it to train it again") from None
+        if say:
+            say(f"{path} is there already; it is left as it is")
         return path
     outcome = train(
         network,
@@ -86,9 +95,10 @@ def trained_file(
         start=start,
         stop_after=stop_after,
         report=report,
+        say=say,
         **fabric,
     )
-    if outcome.steps < config.steps:
+    if outcome.steps < config.steps or not outcome.first:
         return None
     origin = {"data": data.description, "steps": outcome.steps, "seed": seed, "note": json.dumps(config.as_dict())}
     device = next(outcome.net.parameters()).device

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from analysis import engines
 from analysis.attributions import Settings
 from analysis.engines import OnWorkers, Task, _processes, in_turn, worker_environments
 from analysis.erf import effective_receptive_field
@@ -59,7 +60,7 @@ def place(tmp_path_factory):
     """A folder of images and a module with a network of one's own, which workers can import too."""
     folder = tmp_path_factory.mktemp("fan_out")
     rng = np.random.default_rng()
-    for number in range(12):
+    for number in range(8):
         Image.fromarray(rng.integers(0, 256, (24, 20, 3), dtype=np.uint8)).save(folder / f"{number:02}.png")
     (folder / "slow_network.py").write_text(SLOW)
     sys.path.insert(0, str(folder))
@@ -127,7 +128,7 @@ def test_two_processes_one_killed_in_the_middle_give_what_one_gives(place, tmp_p
     assert equal(alone, many)
     assert len(killed[0]) == 2
     assert os.getpid() not in killed[0].values()
-    assert sorted(done) == list(range(24))
+    assert sorted(done) == list(range(16))
     assert any("1 of 2 workers died" in line for line in said)
 
 
@@ -145,13 +146,13 @@ def test_an_interrupted_run_goes_on_and_says_what_was_there(place, tmp_path, clu
             yield number, answer
 
     found = fan_out(sources(), images(place), [FIELD], tmp_path / "out", engine=counted, say=said.append)
-    assert len(computed) == 19
-    assert said == [f"5 of 24 answers are in {tmp_path / 'out'} already, 19 to go"]
+    assert len(computed) == 11
+    assert said == [f"5 of 16 answers are in {tmp_path / 'out'} already, 11 to go"]
     assert equal(whole, joined(found))
     assert all(path.read_bytes() == before for path, before in kept.items())
     again = []
     fan_out(sources(), images(place), [FIELD], tmp_path / "out", engine=never, say=again.append)
-    assert again == [f"24 of 24 answers are in {tmp_path / 'out'} already, nothing to compute"]
+    assert again == [f"16 of 16 answers are in {tmp_path / 'out'} already, nothing to compute"]
 
 
 def never(tasks, networks, tick):
@@ -250,6 +251,36 @@ def test_rows_and_attributions_come_back_from_workers_as_from_the_loop(place, tm
             assert (a.value, a.change) == (b.value, b.change)
 
 
+SBATCH = """#!/bin/sh
+cp "$1" "$0.job"
+setsid sh "$0.job" >"$0.log" 2>&1 &
+echo Submitted batch job $!
+"""
+
+
+def test_slurm_jobs_give_what_the_loop_gives(place, tmp_path, monkeypatch):
+    pytest.importorskip("dask_jobqueue")
+    for name, script in (("sbatch", SBATCH), ("scancel", "#!/bin/sh\nkill -- -$1\n")):
+        (tmp_path / name).write_text(script)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(place), *sys.path]))
+    few, source = images(place)[:3], sources()[:1]
+    alone = joined(fan_out(source, few, [FIELD], tmp_path / "alone"))
+    jobs = joined(fan_out(source, few, [FIELD], tmp_path / "jobs", engine=OnWorkers("slurm", 1, threads=2)))
+    assert equal(alone, jobs)
+    assert "#SBATCH --cpus-per-task=2" in (tmp_path / "sbatch.job").read_text()
+
+
+def test_a_cluster_that_is_not_there_is_told_in_a_line(monkeypatch):
+    for where, workers, said in (("somewhere", None, "none of local, slurm"), ("slurm", None, "--workers says")):
+        with pytest.raises(ValueError, match=said):
+            OnWorkers(where, workers)
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"evssm-lab\[cluster\]"):
+        OnWorkers("local")
+
+
 def test_one_bad_image_does_not_stop_the_others_and_is_named(place, tmp_path, cluster):
     flat = tmp_path / "flat.png"
     Image.fromarray(np.zeros((24, 20, 3), np.uint8)).save(flat)
@@ -264,7 +295,7 @@ def test_one_bad_image_does_not_stop_the_others_and_is_named(place, tmp_path, cl
 
 def test_a_question_that_fails_everywhere_is_given_up_early(place, tmp_path):
     ticks = []
-    with pytest.raises(ValueError, match=r"select.*3 of 12 tasks failed"):
+    with pytest.raises(ValueError, match=r"select.*3 of 8 tasks failed"):
         fan_out(
             sources()[:1],
             images(place),
@@ -272,7 +303,7 @@ def test_a_question_that_fails_everywhere_is_given_up_early(place, tmp_path):
             tmp_path,
             track=lambda name: lambda done, total: ticks.append((done, total)),
         )
-    assert ticks[-1] == (3, 12)
+    assert ticks[-1] == (3, 8)
 
 
 def test_weights_that_differ_on_a_worker_are_refused(place, cluster):
