@@ -99,7 +99,7 @@ class OnWorkers:
         say: Callable[[str], object] | None = None,
     ) -> None:
         if find_spec("distributed") is None:
-            raise ValueError('--cluster needs Dask, which is not installed: pip install "evssm-lab[cluster]"')
+            raise ValueError('--cluster needs Dask, which is not installed: pip install -e ".[cluster]"')
         if cluster not in ("local", "slurm") and "://" not in cluster:
             raise ValueError(f"--cluster {cluster} is none of local, slurm and an address such as tcp://host:8786")
         if cluster == "slurm" and workers is None:

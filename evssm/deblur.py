@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from errno import EDQUOT, ENOSPC
+from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +163,7 @@ def _deblurred(
                 write_image(job.result, y, bits=bits)
             made.append(job.result)
         except (ValueError, OSError) as error:
-            if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT):
+            if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT, EFBIG):
                 raise  # the next image would find no room either
             failures.append(str(error) if str(job.source) in str(error) else f"{job.source}: {error}")
     if progress:

@@ -87,5 +87,5 @@ def read_ledger(path: str | Path) -> tuple[dict[str, Any], list[dict[str, str]]]
         header = json.loads(next(line for line in lines[:start] if line.startswith(_HEADER))[len(_MARK) :])
         columns, *rows = csv.reader(line for line in lines[start:] if line.endswith("\n"))
         return header, [dict(zip(columns, row, strict=True)) for row in rows]
-    except (StopIteration, ValueError) as error:
+    except (StopIteration, ValueError, csv.Error) as error:
         raise ValueError(f"{path} is no table of results ({str(error) or 'it has no header'}); name another") from None

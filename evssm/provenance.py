@@ -192,6 +192,8 @@ def claimed(path: str | Path) -> Iterator[None]:
     Raises `ValueError` where another run has it.
     """
     path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}; make it first")
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         lock.acquire(timeout=0)

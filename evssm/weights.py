@@ -181,13 +181,14 @@ def load(source: str | Path, *, name: str | None = None, **overrides: Any) -> nn
     recipe, origin, packed = _described(path, metadata[_METADATA])
     if name not in (None, recipe.name):
         raise ValueError(f"{path} holds {recipe.name}, not {name}; leave `name` out, or give the file of {name}")
-    net: Any = build(recipe.name, **{**recipe.overrides, **overrides})
+    arguments = {**recipe.overrides, **overrides}
     state = _tensors(entries, str(path))
     state = _cast(state, packed) if packed else state
-    if differences := _differences(net.state_dict(), state):
+    if differences := _differences(_laid_out(path, recipe, arguments), state):
         raise ValueError(f"{path} does not fit the {recipe.name} that it describes: {differences}; get it again")
     if sha256_of(state) != origin.tensors_sha256:
         raise ValueError(f"{path} is damaged: its weights are not those that were saved; copy or download it again")
+    net: Any = build(recipe.name, **arguments)
     _fill(net, state)
     net.provenance = replace(origin, file=path.name, sha256=file_sha256(path))
     return net
@@ -287,6 +288,20 @@ def _described(path: Path, text: str) -> tuple[Recipe, Provenance, torch.dtype |
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} has a description that cannot be read ({error}); update evssm or get it again"
+        ) from None
+
+
+def _laid_out(path: Path, recipe: Recipe, arguments: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights that a described network has, without memory; a damaged description may ask for any amount."""
+    try:
+        with torch.device("meta"):
+            return build(recipe.name, **arguments).state_dict()
+    except Exception as error:
+        if recipe.name not in MODELS or arguments != recipe.overrides:
+            raise  # about a name, or about what the caller asks for
+        cause = str(error).split("\n")[0]
+        raise ValueError(
+            f"{path} describes a {recipe.name} that cannot be built ({cause}); update evssm or get it again"
         ) from None
 
 

@@ -38,7 +38,9 @@ from evssm.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from analysis.map_verdict import MapVerdict
     from analysis.questions import RowsQuestion
+    from analysis.row_map import ScanRow
     from evssm.sources import ImageSource, NetworkSource
 
 COMPANIONS = {"evssm": ("evssm-four-direction", "evssm-no-geot"), "evssm2": ("evssm2-no-geot",)}
@@ -122,34 +124,40 @@ def activation(
         maps = {one: question.load(found[source][number][0]) for one, source in sources.items()}
         figure = activation_panels(maps, photograph.read(), scale=scale, style=style, notes=notes)
         written += save_figure(figure, out / stem_of("activation", photographs, number), command=command_line())
-    facts: dict[str, Any] = {"command": command_line(), "seed": seed}
+    facts: dict[str, Any] = {"command": command_line(), "seed": seed, "peak_memory_bytes": peak_memory()}
     if len(photographs) == 1:
         for one, rows in maps.items():
             save_rows(out / f"activation_{plain(one)}.npz", rows)
-        facts |= {
-            "image": photographs[0].name,
-            "maps": {
-                one: {
-                    stage: {"error": row.check(), "share_inside": row.share_inside(), "made": row.provenance}
-                    for stage, row in rows.items()
-                }
-                for one, rows in maps.items()
-            },
-        }
-        worst = max(row.check() for rows in maps.values() for row in rows.values())
+        facts |= {"image": photographs[0].name, "maps": _about(maps, verdicts)}
+        errors = [row.check() for rows in maps.values() for row in rows.values()]
     else:
         table = _table(sources, photographs, question, found)
         written.append(write_table(out / "activation.csv", table))
         facts |= {"images": [photograph.name for photograph in photographs], "drawn": pictures}
-        worst = max(row["error"] for row in table)
+        errors = [row["error"] for row in table]
     for one, of_one in verdicts.items():
         for stage, verdict in of_one.items():
-            facts["maps"][one][stage]["check"] = verdict.as_dict()
             typer.echo(f"{one} {stage}: {verdict}")
-    sidecar = write_sidecar(out / "activation.json", {**facts, "peak_memory_bytes": peak_memory()})
-    for path in (*written, sidecar):
+    for path in (*written, write_sidecar(out / "activation.json", facts)):
         typer.echo(path)
-    typer.echo(f"largest reconstruction error {worst:.1e}; peak memory {peak_memory() / 2**30:.2f} GiB")
+    typer.echo(f"largest reconstruction error {max(errors):.1e}; peak memory {peak_memory() / 2**30:.2f} GiB")
+
+
+def _about(
+    maps: "dict[str, dict[str, ScanRow]]", verdicts: "dict[str, dict[str, MapVerdict]]"
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """What the sidecar says of the maps of one image, by network and stage."""
+    facts: dict[str, dict[str, dict[str, Any]]] = {
+        one: {
+            stage: {"error": row.check(), "share_inside": row.share_inside(), "made": row.provenance}
+            for stage, row in rows.items()
+        }
+        for one, rows in maps.items()
+    }
+    for one, of_one in verdicts.items():
+        for stage, verdict in of_one.items():
+            facts[one][stage]["check"] = verdict.as_dict()
+    return facts
 
 
 def _table(

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from analysis.attribution import Attribution
+    from analysis.map_verdict import MapVerdict
 
 
 @app.command(epilog="Example: evssm attribute evssm-compact --image photo.png --box 120,300,32,32 --out results")
@@ -92,11 +93,9 @@ def attribute(
 
     Of several images the first few are drawn, and a table has the numbers of all.
     """
-    from analysis.attribution import save_attributions
-    from analysis.attribution_figure import attribution_panels, percent
+    from analysis.attribution_figure import attribution_panels
     from analysis.attribution_verdict import check_attributions
     from analysis.attributions import METHODS, Settings
-    from analysis.check_panels import check_panels
     from analysis.map_verdict import tally
     from analysis.panels import save_figure
     from analysis.questions import AttributionQuestion
@@ -146,24 +145,10 @@ def attribute(
         found = {one: maps_of(source, number) for one, source in sources.items()}
         figure = attribution_panels(found, seen[0], corner=corner, whole=whole, notes=notes)
         written += save_figure(figure, out / stem_of("attribution", photographs, number), command=command_line())
-    facts: dict[str, Any] = {"command": command_line(), "seed": seed}
+    facts: dict[str, Any] = {"command": command_line(), "seed": seed, "peak_memory_bytes": peak_memory()}
     if len(photographs) == 1:
-        maps = {(one, method): held for one, of_one in found.items() for method, held in of_one.items()}
-        judged = {(one, method): said for one, of_one in verdicts.items() for method, said in of_one.items()}
-        for one, of_one in found.items():
-            save_attributions(out / f"attribution_{plain(one)}.npz", of_one)
-        if judged:
-            bare = {" ".join(key): maps[key].untrained for key in judged}
-            panels = check_panels({" ".join(key): said for key, said in judged.items()}, bare)
-            written += save_figure(panels, out / "attribution_check", command=command_line())
-        lines, about = [], dict[str, Any]((one, {}) for one in found)
-        for (one, method), held in maps.items():
-            about[one][method] = {**held.numbers(), "made": held.provenance}
-            gap, index = percent(held.completeness_gap), held.diffusion_index
-            lines.append(f"{one} {method}: completeness gap {gap}, diffusion index {index:.3g}")
-            if (one, method) in judged:
-                about[one][method]["check"] = judged[one, method].as_dict()
-                lines.append(f"{one} {method}: {judged[one, method]}")
+        about, lines, panels = _of_one(found, verdicts, out)
+        written += panels
         facts |= {
             "image": photographs[0].name,
             "region": [within[0] + corner[0], within[1] + corner[1], *within[2:]],
@@ -180,12 +165,40 @@ def attribute(
         written.append(write_table(out / "attribution.csv", table))
         facts |= {"images": [photograph.name for photograph in photographs], "drawn": pictures}
         lines = _means(table)
-    sidecar = write_sidecar(out / "attribution.json", {**facts, "peak_memory_bytes": peak_memory()})
-    for path in (*written, sidecar):
+    for path in (*written, write_sidecar(out / "attribution.json", facts)):
         typer.echo(path)
-    for line in lines:
+    for line in (*lines, f"peak memory {peak_memory() / 2**30:.2f} GiB"):
         typer.echo(line)
-    typer.echo(f"peak memory {peak_memory() / 2**30:.2f} GiB")
+
+
+def _of_one(
+    found: "dict[str, dict[str, Attribution]]", verdicts: "dict[str, dict[str, MapVerdict]]", out: Path
+) -> tuple[dict[str, dict[str, Any]], list[str], list[Path]]:
+    """What the sidecar says of the maps of one image, what is printed of them, and the pictures of the verdicts."""
+    from analysis.attribution import save_attributions
+    from analysis.attribution_figure import percent
+    from analysis.check_panels import check_panels
+    from analysis.panels import save_figure
+    from evssm.sidecar import command_line
+
+    maps = {(one, method): held for one, of_one in found.items() for method, held in of_one.items()}
+    judged = {(one, method): said for one, of_one in verdicts.items() for method, said in of_one.items()}
+    about: dict[str, dict[str, Any]] = {one: {} for one in found}
+    lines = []
+    for one, of_one in found.items():
+        save_attributions(out / f"attribution_{plain(one)}.npz", of_one)
+    for (one, method), held in maps.items():
+        about[one][method] = {**held.numbers(), "made": held.provenance}
+        gap, index = percent(held.completeness_gap), held.diffusion_index
+        lines.append(f"{one} {method}: completeness gap {gap}, diffusion index {index:.3g}")
+        if (one, method) in judged:
+            about[one][method]["check"] = judged[one, method].as_dict()
+            lines.append(f"{one} {method}: {judged[one, method]}")
+    if not judged:
+        return about, lines, []
+    bare = {" ".join(key): maps[key].untrained for key in judged}
+    panels = check_panels({" ".join(key): said for key, said in judged.items()}, bare)
+    return about, lines, save_figure(panels, out / "attribution_check", command=command_line())
 
 
 def _means(table: list[dict[str, Any]]) -> list[str]:

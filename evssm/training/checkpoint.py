@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,10 +37,11 @@ class Checkpoint:
 
         Raises `ValueError`, in one line, for a damaged file and for one of another run, naming what differs.
         """
+        path = existing_file(path, "a checkpoint")
         try:
-            content = torch.load(existing_file(path, "a checkpoint"), map_location="cpu", weights_only=True)
-            found = cls(**{**content, "run": json.loads(content["run"])})
-        except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError, KeyError) as error:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            found = cls(**{**content, "run": dict(json.loads(content["run"]))})
+        except Exception as error:  # a damaged zip, pickle or text each has errors of its own
             reason = str(error).split("\n")[0]
             raise ValueError(f"{path} is no checkpoint of a training run ({reason}); delete it to start anew") from None
         here = json.loads(json.dumps(run))

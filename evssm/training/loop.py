@@ -171,7 +171,8 @@ class _Sitting:
                 self.engine.backward(loss)
             total += loss.item()
         if self.engine.world_size > 1:  # each has seen its part of the batch
-            total = float(self.engine.all_reduce(torch.tensor(total, dtype=torch.float64), reduce_op="mean"))
+            parts_of_all = torch.tensor(total, dtype=torch.float64, device=self.engine.device)
+            total = float(self.engine.all_reduce(parts_of_all, reduce_op="mean"))
         size = self.engine.clip_gradients(self.net, self.optimiser, max_norm=config.clip, error_if_nonfinite=False)
         if not (math.isfinite(total) and torch.isfinite(size)):
             self._keep(step, blurred, sharp)

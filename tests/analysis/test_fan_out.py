@@ -277,7 +277,7 @@ def test_a_cluster_that_is_not_there_is_told_in_a_line(monkeypatch):
         with pytest.raises(ValueError, match=said):
             OnWorkers(where, workers)
     monkeypatch.setattr(engines, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"evssm-lab\[cluster\]"):
+    with pytest.raises(ValueError, match=r"pip install .*\[cluster\]"):
         OnWorkers("local")
 
 
