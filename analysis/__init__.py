@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from analysis.comparison_figure import comparison_panels
     from analysis.costs import Cost, cost
     from analysis.erf import effective_receptive_field
+    from analysis.explorer import Explorer
     from analysis.field import ERF
     from analysis.growth import Growth, growth_curve
     from analysis.half_planes import HalfPlaneShares, half_plane_shares
@@ -51,6 +52,7 @@ __all__ = [
     "Comparison",
     "Convergence",
     "Cost",
+    "Explorer",
     "Faithfulness",
     "Growth",
     "HalfPlaneShares",
@@ -128,6 +130,7 @@ _HOMES = {
     "analysis.comparison_figure": ("comparison_panels",),
     "analysis.costs": ("Cost", "cost"),
     "analysis.erf": ("effective_receptive_field",),
+    "analysis.explorer": ("Explorer",),
     "analysis.field": ("ERF",),
     "analysis.growth": ("Growth", "growth_curve"),
     "analysis.half_planes": ("HalfPlaneShares", "half_plane_shares"),

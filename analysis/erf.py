@@ -37,6 +37,7 @@ def effective_receptive_field(
     select: Select | None = None,
     n_queries: int = 16,
     seed: int = 0,
+    frame: str = "image",
     batch: int = 1,
     checkpoint: bool | str = "auto",
     trained: bool | None = None,
@@ -61,6 +62,9 @@ def effective_receptive_field(
     for F(x) where input and output have equally many channels (the provenance says so); pictures published
     with the last two estimators need "include".
 
+    A map is as large as the image, so that one whose query lies off the centre loses what is moved out (the
+    provenance says how much). `frame="whole"` makes it twice as high and wide, in which all of it has room.
+
     A module runs in evaluation mode with frozen parameters and is handed back as it was. `batch` images
     share a forward pass. `checkpoint` is for networks with a switch of that name, to recompute blocks in
     the backward pass; "auto" turns it on above 160 x 160 px. `trained` says what you know about the weights
@@ -69,11 +73,14 @@ def effective_receptive_field(
     to one image.
     """
     check_question(estimator, residual)
+    if frame not in ("image", "whole"):
+        raise ValueError(f'no frame "{frame}"; choose from image, whole')
     if batch < 1:
         raise ValueError(f"batch is the number of images in a forward pass, 1 or more; got {batch}")
     inputs = single_images(images)
     check_fit(net, inputs[0])
     h, w = inputs[0].shape[-2:]
+    room = (h, w) if frame == "image" else (2 * h, 2 * w)
     positions = query_positions(queries, h, w, n_queries=n_queries, seed=seed)
     recompute = recomputes(net, checkpoint, h * w)
     stamp = network_stamp(net)
@@ -86,7 +93,7 @@ def effective_receptive_field(
         for start in starts:
             x = torch.cat(inputs[start : start + batch]).detach().clone().requires_grad_()
             y, kind = response(net, x, select, residual)
-            maps, lost = _mean_over_queries(y, x, positions, estimator, tick)
+            maps, lost = _mean_over_queries(y, x, positions, room, estimator, tick)
             _check_maps(maps, start, len(inputs), estimator, kind)
             fields.append(maps)
             outside.append(lost)
@@ -95,7 +102,7 @@ def effective_receptive_field(
     return ERF(
         per_image=raw / mass[:, None, None],
         mass=mass,
-        coverage=_times_seen(positions, h, w) / len(positions),
+        coverage=_times_seen(positions, h, w, room) / len(positions),
         provenance={
             "estimator": estimator,
             "residual": kind,
@@ -103,6 +110,7 @@ def effective_receptive_field(
             "queries": [list(query) for query in positions],
             "seed": seed,
             "size": [h, w],
+            "frame": frame,
             "images": [image_sha256(image) for image in inputs],
             "share_outside_frame": float(np.concatenate(outside).mean()),
             **stamp,
@@ -117,26 +125,31 @@ def effective_receptive_field(
 
 
 def _mean_over_queries(
-    y: Tensor, x: Tensor, positions: Sequence[Position], estimator: str, tick: Callable[[int], object]
+    y: Tensor,
+    x: Tensor,
+    positions: Sequence[Position],
+    room: tuple[int, int],
+    estimator: str,
+    tick: Callable[[int], object],
 ) -> tuple[Float[np.ndarray, "b h w"], Float[np.ndarray, " b"]]:
     """The mean of the maps that see a pixel, all queries at the centre; the share of mass pushed out of the
     frame."""
     b, h, w = len(x), *x.shape[-2:]
-    total, inside, everything = np.zeros((b, h, w)), np.zeros(b), np.zeros(b)
+    total, inside, everything = np.zeros((b, *room)), np.zeros(b), np.zeros(b)
     for k, query in enumerate(positions, start=1):
         maps = sensitivity(y, x, query, estimator, keep_graph=k < len(positions), done=tick)
-        moved = centred_on(maps, query)
+        moved = centred_on(maps, query, room)
         total += moved
         inside += np.abs(moved).sum(axis=(1, 2))
         everything += np.abs(maps).sum(axis=(1, 2))
-    mean = total / np.maximum(_times_seen(positions, h, w), 1)
+    mean = total / np.maximum(_times_seen(positions, h, w, room), 1)
     kept = inside / np.where(everything > 0, everything, 1)
     return mean, np.maximum(0, 1 - kept)
 
 
-def _times_seen(positions: Sequence[Position], h: int, w: int) -> Float[np.ndarray, "h w"]:
+def _times_seen(positions: Sequence[Position], h: int, w: int, room: tuple[int, int]) -> Float[np.ndarray, "H W"]:
     """For each pixel, how many maps reach it once their queries have been moved to the centre."""
-    return np.sum([centred_on(np.ones((h, w)), query) for query in positions], axis=0)
+    return np.sum([centred_on(np.ones((h, w)), query, room) for query in positions], axis=0)
 
 
 def _check_maps(maps: Float[np.ndarray, "b h w"], first: int, of: int, estimator: str, residual: str) -> None:

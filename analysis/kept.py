@@ -47,7 +47,8 @@ def kept_field(
     if path.exists() and stamp["weights"] != "as given":
         found = ERF.load(path)
         answered = {key: found.provenance.get(key) for key in question}  # files of earlier versions know no `select`
-        if answered == question and found.provenance.get("residual") in (residual, "none: shapes differ"):
+        alike = found.provenance.get("frame", "image") == options.get("frame", "image")
+        if answered == question and alike and found.provenance.get("residual") in (residual, "none: shapes differ"):
             return found
     field = effective_receptive_field(
         net,

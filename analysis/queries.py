@@ -52,18 +52,22 @@ def _jittered_grid(h: int, w: int, n_queries: int, seed: int) -> list[Position]:
     return [(int(row), int(column)) for row, column in np.floor(margin + places / edge * room)]
 
 
-def centred_on(field: Float[np.ndarray, "... h w"], query: Position) -> Float[np.ndarray, "... h w"]:
-    """`field` moved so that `query` comes to lie at `(h//2, w//2)`; zero where nothing moved in."""
+def centred_on(
+    field: Float[np.ndarray, "... h w"], query: Position, frame: tuple[int, int] | None = None
+) -> Float[np.ndarray, "... H W"]:
+    """`field` moved so that `query` comes to lie at `(H//2, W//2)` of a frame of that size, its own by default; zero
+    where nothing moved in."""
     h, w = field.shape[-2:]
-    to_rows, from_rows = _overlap(h, h // 2 - query[0])
-    to_columns, from_columns = _overlap(w, w // 2 - query[1])
-    moved = np.zeros_like(field)
+    high, wide = frame or (h, w)
+    to_rows, from_rows = _overlap(h, high, high // 2 - query[0])
+    to_columns, from_columns = _overlap(w, wide, wide // 2 - query[1])
+    moved = np.zeros((*field.shape[:-2], high, wide), field.dtype)
     moved[..., to_rows, to_columns] = field[..., from_rows, from_columns]
     return moved
 
 
-def _overlap(length: int, shift: int) -> tuple[slice, slice]:
-    """Where a line moved by `shift` lands inside its old extent, and where that part came from."""
-    kept = length - abs(shift)
+def _overlap(length: int, room: int, shift: int) -> tuple[slice, slice]:
+    """Where a line moved by `shift` lands in a frame of so much room, and where that part came from."""
     target, source = max(shift, 0), max(-shift, 0)
+    kept = min(length - source, room - target)
     return slice(target, target + kept), slice(source, source + kept)

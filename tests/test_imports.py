@@ -52,11 +52,14 @@ analysis.instance_norms analysis.growth analysis.knock_outs analysis.half_planes
 analysis.planted_faults analysis.planted_faults_figure
 analysis.horizons analysis.selection_share analysis.alignment analysis.transfer analysis.structural
 analysis.measure_frame analysis.measure_plots analysis.measure_panels analysis.measure_maps analysis.measures
+analysis.jobs analysis.recent analysis.explorer_choices analysis.explorer analysis.explorer_page analysis.explorer_view
 analysis
 evssm.cli.app evssm.cli.common evssm.cli.options evssm.cli.ablate evssm.cli.activation evssm.cli.attribute
 evssm.cli.cost evssm.cli.data evssm.cli.deblur evssm.cli.erf
 evssm.cli.evaluate evssm.cli.family evssm.cli.layers evssm.cli.measure evssm.cli.networks
 evssm.cli.trace evssm.cli.train
+evssm.cli.page
+evssm.cli.explore
 evssm.cli evssm.__main__
 """.split()
 FILES = sorted([*ROOT.glob("evssm/**/*.py"), *ROOT.glob("analysis/**/*.py")])

@@ -314,6 +314,22 @@ def test_a_map_is_moved_to_its_query_and_what_leaves_the_frame_is_reported():
     assert corner.map[:6].sum() == corner.map[:, :7].sum() == 0
 
 
+@pytest.mark.parametrize("query", [(0, 0), (11, 14), (3, 9)])
+def test_in_the_whole_frame_nothing_is_moved_out(query):
+    """The map of a query is a part of the frame, as it is before it is moved; a network that sees all shows it."""
+    net, image = (lambda x: x * x.mean()), images(1, 1)
+    field = effective_receptive_field(net, image, queries=query, frame="whole", residual="include")
+    assert field.map.shape == (24, 30)
+    assert field.provenance["share_outside_frame"] == pytest.approx(0, abs=1e-12)
+    rows, columns = (slice(n - q, 2 * n - q) for n, q in zip((12, 15), query, strict=True))
+    x = image.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(net(x)[0, 0, query[0], query[1]], x)
+    np.testing.assert_allclose(field.raw[rows, columns], gradient[0, 0].abs().numpy(), rtol=1e-12)
+    assert field.coverage.sum() == field.coverage[rows, columns].sum() == 12 * 15
+    cut = effective_receptive_field(net, image, queries=query, residual="include")
+    np.testing.assert_allclose(cut.raw, field.raw[6:18, 8:23], rtol=1e-12)
+
+
 @pytest.mark.parametrize("n", [1, 3, 16, 30])
 @pytest.mark.parametrize("size", [(64, 40), (33, 21), (5, 3)])
 def test_grid_queries_keep_a_quarter_of_each_side_and_repeat_with_their_seed(n, size):
