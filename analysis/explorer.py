@@ -257,6 +257,8 @@ class Explorer:
         (row, column), (h, w) = panel.query, self.image(panel).shape[-2:]
         for ax in figure.axes:
             if ax.images:  # not the scale
+                for text in ax.texts:  # names of circles that leave the image
+                    text.set(clip_on=True, clip_box=ax.bbox)
                 ax.set(xlim=(-column - 0.5, w - column - 0.5), ylim=(h - row - 0.5, -row - 0.5))
         return figure
 

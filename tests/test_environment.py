@@ -1,9 +1,12 @@
 """The set-up files agree with each other: pyproject.toml is the one place where dependencies are written."""
 
+import re
 import tomllib
 from pathlib import Path
 
 import yaml
+
+from evssm.cli import page
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -17,6 +20,17 @@ def test_the_conda_file_asks_pip_for_this_project_and_names_nothing_twice():
     assert by_pip == {"pip": ["--constraint constraints.txt", "--editable .[test]"]}
     assert "test" in PROJECT["optional-dependencies"]
     assert conda["name"] == PROJECT["name"]
+
+
+def test_the_explorer_s_page_has_an_extra_of_its_own_that_tests_and_the_conda_file_get_with_theirs():
+    extras = PROJECT["optional-dependencies"]
+    names = [re.match(r"[\w-]+", need)[0] for need in extras["explore"]]
+    assert names == ["ipywidgets", "ipympl", "voila"]
+    assert f"{PROJECT['name']}[explore]" in extras["test"]
+    asked_elsewhere = {re.match(r"[\w-]+", need)[0] for need in PROJECT["dependencies"]}
+    assert "jupyterlab" in asked_elsewhere
+    assert not asked_elsewhere & set(names)
+    assert set(page.NEEDED) | {page.SHOWN_BY[False]} == set(names)
 
 
 def test_the_constraint_pins_a_torch_that_the_project_accepts():

@@ -15,6 +15,7 @@ from evssm.cli import (  # noqa: F401
     deblur,
     erf,
     evaluate,
+    explore,
     family,
     layers,
     measure,
