@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from scipy import fft
 
+from evssm.data.defocus import half_aperture_kernels
 from evssm.shapes import Image
 
 DPDD_WEIGHT = 16.8
@@ -40,8 +41,6 @@ def gaussian_kernel(sigma: float | int) -> np.ndarray:
 
 def disc_kernel(sigma: float | int) -> np.ndarray:
     """The even disc with that standard deviation along each axis, 4 sigma wide: what a round aperture makes."""
-    from evssm.data.defocus import half_aperture_kernels
-
     return np.mean(half_aperture_kernels(4 * float(sigma)), axis=0) if sigma > 0 else np.ones((1, 1))
 
 

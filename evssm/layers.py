@@ -1,6 +1,7 @@
 """Parts that two or more networks share. Feature maps are `b c h w`; networks that store them channels-last pay no
 copy here."""
 
+from collections.abc import Callable
 from math import log
 
 import torch
@@ -124,6 +125,15 @@ class Resize(nn.Module):
         if self.scale == 2:
             return enlarge(x, self.conv.weight)
         return self.conv(F.interpolate(x, scale_factor=self.scale, mode="bilinear", align_corners=False))
+
+
+def initialise_convolutions(net: nn.Module, draw: Callable[[Tensor], object]) -> None:
+    """Draws the weights of all convolutions of `net`, transposed ones too, with `draw`; their biases become 0."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            draw(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 def at_least_float32(x: Tensor) -> Tensor:

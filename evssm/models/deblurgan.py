@@ -5,12 +5,13 @@ evaluation too. So every pixel of the result depends on every pixel of the image
 a low floor.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from evssm.layers import pad_to_multiple
+from evssm.layers import initialise_convolutions, pad_to_multiple
 from evssm.models.description import Naming, Shapes
 from evssm.models.stages import Stage
 from evssm.shapes import Image
@@ -42,10 +43,7 @@ class DeblurGAN(nn.Module):
         )
         self.output = nn.Sequential(nn.ReflectionPad2d(3), nn.Conv2d(width, 3, 7), nn.Tanh())
         self.stages = _stages(widths)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-                nn.init.normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+        initialise_convolutions(self, partial(nn.init.normal_, std=0.02))
 
     def forward(self, x: Image) -> Image:
         h, w = x.shape[-2:]

@@ -4,13 +4,14 @@
 output: what a pixel depends on ends sharply at the U-Net's field.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from evssm.layers import pad_to_multiple
+from evssm.layers import initialise_convolutions, pad_to_multiple
 from evssm.models.description import Naming, Shapes
 from evssm.models.stages import Stage
 from evssm.shapes import Image
@@ -46,7 +47,8 @@ class DPDNet(nn.Module):
         self.decoder = nn.ModuleList(nn.Sequential(*pair(2 * c, c)) for c in widths[-2::-1])
         self.output = nn.Sequential(nn.Conv2d(width, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 3, 1), nn.Sigmoid())
         self.stages = _stages(widths)
-        _initialise(self)
+        initialise_convolutions(self, partial(nn.init.kaiming_normal_, nonlinearity="relu"))
+        initialise_convolutions(self.output[2], nn.init.xavier_uniform_)
 
     def forward(self, x: Float[Tensor, "b views h w"]) -> Float[Tensor, "b 3 h w"]:
         h, w = x.shape[-2:]
@@ -64,15 +66,6 @@ class DPDNet(nn.Module):
 def pair(c_in: int, c_out: int) -> tuple[nn.Module, ...]:
     """Two 3 x 3 convolutions, each with ReLU."""
     return nn.Conv2d(c_in, c_out, 3, padding=1), nn.ReLU(), nn.Conv2d(c_out, c_out, 3, padding=1), nn.ReLU()
-
-
-def _initialise(net: DPDNet) -> None:
-    """He's normal weights; those before the sigmoid uniform (Glorot); biases 0."""
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            nn.init.zeros_(module.bias)
-    nn.init.xavier_uniform_(net.output[2].weight)
 
 
 def _stages(widths: list[int]) -> tuple[Stage, ...]:

@@ -5,6 +5,7 @@ disparity between the two views of a dual-pixel sensor, and from that and the im
 for each pixel and channel, which it runs over its features.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from evssm.layers import pad_to_multiple, views_and_picture
+from evssm.layers import initialise_convolutions, pad_to_multiple, views_and_picture
 from evssm.models.description import Naming, Shapes
 from evssm.models.stages import Stage
 from evssm.shapes import Image
@@ -58,7 +59,8 @@ class IFAN(nn.Module):
         )
         self.filtered = FilterChain(second_kernel)
         self.stages = _stages(widths, iterations)
-        _initialise(self)
+        initialise_convolutions(self, nn.init.xavier_uniform_)
+        initialise_convolutions(self.filters, partial(nn.init.xavier_uniform_, gain=1.5))
 
     def forward(self, x: Float[Tensor, "b views h w"]) -> Float[Tensor, "b 3 h w"]:
         h, w = x.shape[-2:]
@@ -74,15 +76,6 @@ class IFAN(nn.Module):
         for rise in self.up:
             y = rise(y, skips.pop())
         return (self.output(y) + picture)[..., :h, :w]
-
-
-def _initialise(net: IFAN) -> None:
-    """Xavier's uniform weights, half as large again where filters are predicted; biases 0."""
-    strong = set(net.filters.modules())
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.xavier_uniform_(module.weight, gain=1.5 if module in strong else 1.0)
-            nn.init.zeros_(module.bias)
 
 
 def _stages(widths: list[int], iterations: int) -> tuple[Stage, ...]:

@@ -5,6 +5,7 @@ so do the filters that undo them: one kernel serves for all dilations, and atten
 takes. A gate from the mean over the whole map is the only thing that is not local.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from evssm.layers import pad_to_multiple, views_and_picture
+from evssm.layers import initialise_convolutions, pad_to_multiple, views_and_picture
 from evssm.models.description import Naming, Shapes
 from evssm.models.stages import Stage
 from evssm.shapes import Image, Map
@@ -53,11 +54,7 @@ class KPAC(nn.Module):
         self.merge = nn.ModuleList(activated(2 * c, c, 3) for c in upward[:-1])
         self.output = nn.Conv2d(2 * width, 3, 5, padding=2)
         self.stages = _stages(widths, width)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-                nn.init.normal_(module.weight, std=0.04)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        initialise_convolutions(self, partial(nn.init.normal_, std=0.04))
 
     def forward(self, x: Float[Tensor, "b views h w"]) -> Float[Tensor, "b 3 h w"]:
         h, w = x.shape[-2:]

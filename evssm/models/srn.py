@@ -5,6 +5,7 @@ before made of it. Training stops gradients between the passes, and a field take
 pass only: 365 pixels, where the output depends on 2529.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from evssm.layers import pad_to_multiple
+from evssm.layers import initialise_convolutions, pad_to_multiple
 from evssm.models.description import Naming, Shapes
 from evssm.models.stages import Stage
 from evssm.shapes import Image, Map
@@ -64,9 +65,11 @@ class SRN(nn.Module):
         )
         self.decoder = nn.ModuleList(nn.Sequential(*residual(c)) for c in widths[::-1])
         self.output = nn.Conv2d(width, planes, 5, padding=2)
-        self.passes = nn.ModuleList(Pass(lstm) for _ in STEPS)
+        self.passes = nn.ModuleList(Pass() for _ in STEPS)
         self.stages = _stages(widths, planes, lstm)
-        _initialise(self)
+        initialise_convolutions(self, nn.init.xavier_uniform_)
+        if self.cell is not None:
+            initialise_convolutions(self.cell, partial(nn.init.trunc_normal_, std=1e-3, a=-2e-3, b=2e-3))
 
     def forward(self, x: Image) -> Image:
         return self.pyramid(x)[-1]
@@ -78,7 +81,9 @@ class SRN(nn.Module):
         h, w = x.shape[-2:]
         planes = rearrange(x, "b c h w -> (b c) 1 h w") if self.separate else x
         blurred = pad_to_multiple(planes, STEPS[0] << (LEVELS - 1), mode="replicate")
-        restored, state, passed_on = [], None, subsampled(blurred, STEPS[0])
+        restored: list[Tensor] = []
+        state: State | None = None
+        passed_on = subsampled(blurred, STEPS[0])
         for step, one in zip(STEPS, self.passes, strict=True):
             y, state = self.one_pass(subsampled(blurred, step), self._stopped(passed_on), state, one)
             cut = y[..., : -(-h // step), : -(-w // step)]
@@ -125,23 +130,13 @@ def _stages(widths: list[int], planes: int, lstm: bool) -> tuple[Stage, ...]:
     )
 
 
-def _initialise(net: SRN) -> None:
-    """Xavier's uniform weights, those of the recurrence small; biases 0."""
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(module.bias)
-    if net.cell is not None:
-        nn.init.trunc_normal_(net.cell.conv.weight, std=1e-3, a=-2e-3, b=2e-3)
-
-
 class Pass(nn.Module):
     """Where the maps of one pass can be seen and changed; each place returns what it is given."""
 
-    def __init__(self, lstm: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.encoder = nn.ModuleList(nn.Identity() for _ in range(LEVELS))
-        self.cell = nn.Identity() if lstm else None
+        self.cell = nn.Identity()
         self.decoder = nn.ModuleList(nn.Identity() for _ in range(LEVELS))
         self.output = nn.Identity()
 

@@ -21,8 +21,11 @@ def learning_rate(recipe: TrainConfig, step: int) -> float:
 def start_as_identity(net: nn.Module) -> None:
     """Sets the last convolution of every image that `net` puts out to zero: it then returns its input.
 
-    Without it, the first hundreds of steps go into unlearning what random weights add to the image.
+    Without it, the first hundreds of steps go into unlearning what random weights add to the image. A network that says
+    it adds no input (`adds_input = False`) cannot start so, and keeps the weights that it has.
     """
+    if not getattr(net, "adds_input", True):
+        return
     for stage in stages(net):
         if stage.channels == 3:
             last = [part for part in net.get_submodule(stage.name).modules() if isinstance(part, nn.Conv2d)][-1]

@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from evssm import build
-from evssm.training.optimisation import RunningMean, learning_rate
+from evssm.training.optimisation import RunningMean, learning_rate, start_as_identity
 from evssm.training.recipes import TrainConfig
 
 
@@ -41,3 +41,14 @@ def test_the_running_mean_forgets_its_start_and_then_moves_by_its_decay():
 def test_without_a_decay_the_mean_is_the_network_itself():
     net = build("nafnet-compact", width=4)
     assert RunningMean(net, 0.0).net is net
+
+
+@pytest.mark.parametrize("name", ["deblurgan", "ifan", "kpac", "srn", "dpdnet"])
+def test_what_adds_its_input_starts_as_the_identity_and_what_does_not_is_left_alone(name):
+    net, x = build(f"{name}-compact").eval(), torch.rand(1, 3, 16, 20)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    start_as_identity(net)
+    if name in ("srn", "dpdnet"):
+        assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    else:
+        assert_close(net(x), x)
