@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from textwrap import fill
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -61,8 +62,9 @@ def effect_panel(
     labels = [f"{better}\nover {worse}" for better, worse in _tested(ablation, measured)]
     gaps = published_gaps(ablation, measured)
     compact = [claim.difference for claim in claims], [(claim.low, claim.high) for claim in claims]
-    panels = {} if np.isnan(gaps).all() else {"published, full networks": (gaps, None)}
-    panels |= {"compact networks": compact}
+    panels: dict[str, tuple[Any, Any]] = {"published, full networks": (gaps, None), "compact networks": compact}
+    if np.isnan(gaps).all():
+        del panels["published, full networks"]
     rows, columns = (len(panels), 1) if stacked else (1, len(panels))
     size = (3.5, rows * (0.5 + 0.3 * len(labels))) if stacked else (1.2 + 2 * columns, 1.1 + 0.32 * len(labels))
     with paper_style():

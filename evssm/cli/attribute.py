@@ -1,5 +1,6 @@
 """`evssm attribute`."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,6 +46,7 @@ from evssm.cli.options import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from analysis.attribution import Attribution
@@ -201,6 +203,10 @@ def _of_one(
     return about, lines, save_figure(panels, out / "attribution_check", command=command_line())
 
 
+def _mean_of(values: "np.ndarray", chosen: "np.ndarray") -> float:
+    return float(values[chosen].mean())
+
+
 def _means(table: list[dict[str, Any]]) -> list[str]:
     """A line for each network and method: the mean diffusion index with its 95 % bootstrap interval over images."""
     import numpy as np
@@ -210,7 +216,7 @@ def _means(table: list[dict[str, Any]]) -> list[str]:
     lines = []
     for one, method in dict.fromkeys((row["network"], row["method"]) for row in table):
         index = np.array([row["diffusion_index"] for row in table if (row["network"], row["method"]) == (one, method)])
-        low, high = percentile_interval(lambda chosen, index=index: float(index[chosen].mean()), len(index))
+        low, high = percentile_interval(partial(_mean_of, index), len(index))
         lines.append(
             f"{one} {method}: mean diffusion index {index.mean():.3g} ({low:.3g} to {high:.3g}) of {len(index)} images"
         )

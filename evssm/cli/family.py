@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -57,7 +57,8 @@ def _elsewhere(file: Path) -> str:
     from evssm.machine import hardware
     from evssm.weights import load
 
-    made = load(file).provenance.hardware
+    net: Any = load(file)
+    made = net.provenance.hardware
     return "" if made == hardware() else f" (made on {made}; this is {hardware()}, which may round otherwise)"
 
 

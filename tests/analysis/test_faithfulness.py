@@ -76,7 +76,7 @@ def test_a_true_map_is_shown_and_the_same_map_shuffled_or_turned_around_is_not()
     backwards = faithfulness(net, images, queries, 1 / field, **options)
     assert backwards.verdict("nearest").word != "shown"
     assert backwards.verdict("random").word == "contradicted"
-    # A shuffled map is a draw of chance itself; with six of them alone its gain reached half the true one's now and then.
+    # A shuffled map is a draw of chance itself; six of them reached half the true gain now and then.
     shuffled = [generator.permuted(field.ravel()).reshape(H, W) for _ in range(24)]
     lost = faithfulness(net, positive(24, 3, H, W), (5, 6), shuffled, random_orders=6, **options)
     assert lost.gain("random") < 0.75 * true.gain("random")
