@@ -212,8 +212,8 @@ def _depthwise_shape(x, projection, weight, bias, then, output):
 
 @torch.library.register_fake("evssm::depthwise_backward", lib=OPERATORS)
 def _depthwise_backward_shapes(dy, x, projection, weight, bias, then, output, weights):
-    dprojection, doutput = (x.new_empty(m.shape if weights and m is not None else ()) for m in (projection, output))
-    return x.new_empty(x.shape), dprojection, weight.new_empty(weight.shape), weight.new_empty(len(weight)), doutput
+    parameters = (projection, weight, weight[:, 0, 0, 0] if bias is None else bias, output)
+    return x.new_empty(x.shape), *(x.new_empty(p.shape if weights and p is not None else 0) for p in parameters)
 
 
 @register_flop_formula(torch.ops.evssm.depthwise)
@@ -310,7 +310,7 @@ def _norm_shape(x, gate, projection, weight, bias, eps, centred, output):
 
 @torch.library.register_fake("evssm::norm_backward", lib=OPERATORS)
 def _norm_backward_shapes(dy, x, gate, projection, weight, bias, eps, centred, output, weights):
-    dprojection, doutput = (x.new_empty(m.shape if weights and m is not None else ()) for m in (projection, output))
+    dprojection, doutput = (x.new_empty(m.shape if weights and m is not None else 0) for m in (projection, output))
     dgate = x.new_empty(0 if gate is None else gate.shape)
     return x.new_empty(x.shape), dgate, dprojection, torch.empty_like(weight), torch.empty_like(bias), doutput
 

@@ -8,6 +8,7 @@ sum depends on the number of threads.
 """
 # As in `evssm.scan_numba`, @no_type_check keeps the shape checker of the tests away from what numba compiles.
 
+from itertools import accumulate
 from math import ceil, pi, sqrt
 from typing import NamedTuple, no_type_check
 
@@ -23,6 +24,7 @@ from evssm.scan_numba import (
     LOG2E,
     VECTOR,
     Lanes,
+    _address,
     _at,
     _bits,
     _call,
@@ -42,6 +44,7 @@ from evssm.scan_numba import (
     madd,
     mul,
     peek,
+    poke,
     put,
     registers,
     store,
@@ -56,7 +59,8 @@ HERD = 64  # pixels that lie between a norm and the products around it
 PANEL = 256  # pixels that a product works on at a time
 SHEAF = 2048  # pixels of one task of a weight's gradient
 STRIP = 64  # rows of one task of a depth-wise convolution; half as many where a single picture is all there is
-RUN = 4  # neighbouring pixels that a line's products are added to at a time
+RUN = 8  # neighbouring pixels that are convolved at a time
+PARTS = 4  # sums that a tap's gradient is added up in, pixels taking turns
 DECAY = 0.25  # of the variable in which the tail of the normal distribution is a polynomial
 
 
@@ -397,50 +401,44 @@ def bring(line, source, pixel, w, inside, one):
 
 @compiled
 @no_type_check
-def add_products(columns, run, line, taps, w, total, one):
-    """One row of the kernel: to each pixel of `total`, the taps times the pixels of the line from there on."""
-    tap, sums = registers(columns, one), registers(run, one)
-    for k in range(len(columns)):
-        put(tap, k, load(taps + k * VECTOR, one))
-    for x in range(0, w, len(run)):
-        for i in range(len(run)):
-            put(sums, i, load(total + (x + i) * VECTOR, one))
-        for k in range(len(columns)):
-            for i in range(len(run)):
-                pixel = load(line + (x + i + k) * VECTOR, one)
-                put(sums, i, madd(take(tap, k, one), pixel, take(sums, i, one)))
-        for i in range(len(run)):
-            store(total + (x + i) * VECTOR, take(sums, i, one))
-
-
-@compiled
-@no_type_check
-def add_correlations(columns, run, pairs, line, grad, w, total, one):
+def add_correlations(columns, parts, pairs, line, grad, w, total, one):
     """One row of the kernel's gradient: to tap k, the sum over pixels of `grad` times the line's pixel k further on."""
     sums = registers(pairs, one)
     for k in range(len(pairs)):
         put(sums, k, fill(0.0, one))
-    for x in range(0, w, len(run)):
-        for i in range(len(run)):
+    for x in range(0, w, len(parts)):
+        for i in range(len(parts)):
             asked = load(grad + (x + i) * VECTOR, one)
             for k in range(len(columns)):
-                at = k * len(run) + i
+                at = k * len(parts) + i
                 put(sums, at, madd(asked, load(line + (x + i + k) * VECTOR, one), take(sums, at, one)))
     for k in range(len(columns)):
-        for i in range(len(run)):
-            store(total + k * VECTOR, add(take(sums, k * len(run) + i, one), load(total + k * VECTOR, one)))
+        for i in range(len(parts)):
+            store(total + k * VECTOR, add(take(sums, k * len(parts) + i, one), load(total + k * VECTOR, one)))
 
 
 @compiled
 @no_type_check
 def convolve(columns, run, ring, y, taps, w, total, kernel, one):
-    """The line of results for row y from the ring of rows around it."""
+    """The line of results for row y from the ring of rows around it: the bias, and one product after the other."""
+    first, end = line_of(ring, y - kernel.rows // 2, kernel), ring + kernel.rows * kernel.line
     start = load(taps + kernel.rows * len(columns) * VECTOR, one)
-    for x in range(w):
-        store(total + x * VECTOR, start)
-    for i in range(kernel.rows):
-        line = line_of(ring, y + i - kernel.rows // 2, kernel)
-        add_products(columns, run, line, taps + i * len(columns) * VECTOR, w, total, one)
+    sums = registers(run, one)
+    for x in range(0, w, len(run)):
+        for i in range(len(run)):
+            put(sums, i, start)
+        line, tap = first + x * VECTOR, taps
+        for _ in range(kernel.rows):
+            for k in range(len(columns)):
+                factor = load(tap + k * VECTOR, one)
+                for i in range(len(run)):
+                    put(sums, i, madd(factor, load(line + (i + k) * VECTOR, one), take(sums, i, one)))
+            tap += len(columns) * VECTOR
+            line += kernel.line
+            if line >= end:
+                line -= kernel.rows * kernel.line
+        for i in range(len(run)):
+            store(total + (x + i) * VECTOR, take(sums, i, one))
 
 
 @compiled
@@ -474,10 +472,15 @@ def activate_back(then, first, second, asked, w, grad_first, grad_second, one):
 
 @compiled
 @no_type_check
-def load_taps(table, channel, channels, inside, taps, count, one):
-    """The taps of one lane vector of channels, from a table with one tap of all channels per row, the bias last."""
-    for k in range(count):
-        store(taps + k * VECTOR, load_part(table + (k * channels + channel) * width(one), inside, one))
+def load_taps(weight, bias, channel, inside, taps, count, one):
+    """The taps of one lane vector of channels, one per vector, and their bias, or zeros, as the last."""
+    size = width(one)
+    clear(taps, count, one)
+    for c in range(inside):
+        for k in range(count - 1):
+            poke(taps + k * VECTOR + c * size, peek(weight + ((channel + c) * (count - 1) + k) * size, one), one)
+        if bias:
+            poke(taps + (count - 1) * VECTOR + c * size, peek(bias + (channel + c) * size, one), one)
 
 
 @compiled
@@ -491,11 +494,11 @@ def turn(taps, turned, count, one):
 
 @compiled
 @no_type_check
-def add_table(columns, run, pairs, ring, y, grad, w, sums, kernel, one):
+def add_table(columns, parts, pairs, ring, y, grad, w, sums, kernel, one):
     """What row y adds to the gradient of the table: all taps, and the bias last."""
     for i in range(kernel.rows):
         line = line_of(ring, y + i - kernel.rows // 2, kernel)
-        add_correlations(columns, run, pairs, line, grad, w, sums + i * len(columns) * VECTOR, one)
+        add_correlations(columns, parts, pairs, line, grad, w, sums + i * len(columns) * VECTOR, one)
     bias = sums + kernel.rows * len(columns) * VECTOR
     total = load(bias, one)
     for x in range(w):
@@ -505,7 +508,7 @@ def add_table(columns, run, pairs, ring, y, grad, w, sums, kernel, one):
 
 @no_type_check
 class End(NamedTuple):
-    """Maps before or after the convolution, and the matrix between them and it, if its addresses are not zero.
+    """Maps before or after the convolution, and the matrix between them and it, if it has inputs.
 
     `weight` is `outputs inputs` and `turned` its transpose, so that either has what is needed side by side.
     """
@@ -524,7 +527,7 @@ def bring_row(ring, y, source, picture, channel, size, inside, kernel, one):
     line, maps = line_of(ring, y, kernel) + kernel.before * VECTOR, source.maps
     if y < 0 or y >= size.h:
         clear(line, size.w, one)
-    elif source.weight:
+    elif source.inputs:
         pixels = Matrix(row_of(maps, picture, y, 0, one), maps.pixel, width(one))
         weight = Matrix(source.turned + channel * width(one), source.outputs * width(one), width(one))
         target = Matrix(line, VECTOR, width(one))
@@ -538,7 +541,7 @@ def bring_row(ring, y, source, picture, channel, size, inside, kernel, one):
 def give_row(line, y, source, dx, first, dweight, weights, picture, channel, size, inside, one):
     """What a line of gradients means for row y of dx, whose `first` part replaces what was there, and for dweight."""
     number = width(one)
-    if source.weight:
+    if source.inputs:
         target = Matrix(row_of(dx, picture, y, 0, one), dx.pixel, number)
         weight = Matrix(source.weight + channel * source.inputs * number, source.inputs * number, number)
         before = Matrix(0 if first else target.first, target.row, number)
@@ -558,7 +561,7 @@ def give_row(line, y, source, dx, first, dweight, weights, picture, channel, siz
 def finish_row(line, y, sink, picture, channel, size, inside, one):
     """An activated line to row y of the output, or its product with the matrix added to it."""
     number, maps = width(one), sink.maps
-    if sink.weight:
+    if sink.inputs:
         target = Matrix(row_of(maps, picture, y, 0, one), maps.pixel, number)
         weight = Matrix(sink.turned + channel * sink.outputs * number, sink.outputs * number, number)
         before = Matrix(target.first if channel else 0, target.row, number)
@@ -574,7 +577,7 @@ def finish_row(line, y, sink, picture, channel, size, inside, one):
 def ask_row(line, y, sink, picture, channel, size, inside, one):
     """The gradient of an activated line from row y of the output's."""
     number, maps = width(one), sink.maps
-    if sink.weight:
+    if sink.inputs:
         asked = Matrix(row_of(maps, picture, y, 0, one), maps.pixel, number)
         weight = Matrix(sink.weight + channel * number, sink.inputs * number, number)
         target = Matrix(line, VECTOR, number)
@@ -632,7 +635,7 @@ def tile_of(number, half, halves, size, count, kernel, taps, rings, one):
 
 @compiled
 @no_type_check
-def depthwise_tasks(columns, run, one, tasks, then, size, kernel, source, table, sink, scratch):
+def depthwise_tasks(columns, run, one, tasks, then, size, kernel, source, weight, bias, sink, scratch):
     """The rows of the output that some tasks stand for, all channels of a row after each other."""
     lanes, halves, reach = VECTOR // width(one), 2 if then == GATED else 1, kernel.rows // 2
     tiles, count = (size.channels + lanes - 1) // lanes, kernel.rows * len(columns) + 1
@@ -646,7 +649,7 @@ def depthwise_tasks(columns, run, one, tasks, then, size, kernel, source, table,
                 for half in range(halves):
                     tile = tile_of(number, half, halves, size, count, kernel, scratch, rings, one)
                     if row == top - 2 * reach:
-                        load_taps(table, tile.channel, halves * size.channels, tile.inside, tile.taps, count, one)
+                        load_taps(weight, bias, tile.channel, tile.inside, tile.taps, count, one)
                     bring_row(tile.ring, row + reach, source, picture, tile.channel, size, tile.inside, kernel, one)
                     if row >= top:
                         total = totals + half * kernel.line
@@ -659,20 +662,43 @@ def depthwise_tasks(columns, run, one, tasks, then, size, kernel, source, table,
 
 @compiled
 @no_type_check
-def store_table(task, tiles, halves, size, count, kernel, sums, dtable, one):
-    """One task's gradient of the table, from lane vectors to where it belongs."""
+def store_taps(tiles, halves, size, count, kernel, sums, own, one):
+    """One task's gradients of the taps and the bias, from lane vectors to where they belong."""
+    number_bytes = width(one)
     for number in range(tiles):
         for half in range(halves):
             tile = tile_of(number, half, halves, size, count, kernel, sums, 0, one)
-            for k in range(count):
-                place = (task * count + k) * halves * size.channels + tile.channel
-                store_part(dtable + place * width(one), load(tile.taps + k * VECTOR, one), tile.inside)
+            for c in range(tile.inside):
+                source, channel = tile.taps + c * number_bytes, tile.channel + c
+                for k in range(count - 1):
+                    place = own.weight + (channel * (count - 1) + k) * number_bytes
+                    poke(place, peek(source + k * VECTOR, one), one)
+                poke(own.bias + channel * number_bytes, peek(source + (count - 1) * VECTOR, one), one)
+
+
+@no_type_check
+class Sums(NamedTuple):
+    """Where a task adds up the gradients of parameters, and the bytes to where the next task does."""
+
+    projection: int
+    weight: int
+    bias: int
+    output: int
+    step: int
+
+
+@compiled
+@no_type_check
+def own_sums(sums, task):
+    """Those of a task."""
+    moved = task * sums.step
+    return Sums(sums.projection + moved, sums.weight + moved, sums.bias + moved, sums.output + moved, sums.step)
 
 
 @compiled
 @no_type_check
 def depthwise_back_tasks(
-    columns, run, pairs, one, tasks, then, weights, size, kernel, source, table, sink, dx, dtable, dweight, doutput,
+    columns, run, parts, pairs, one, tasks, then, weights, size, kernel, source, weight, bias, sink, dx, gradients,
     scratch,
 ):  # fmt: skip
     """The gradients of the input in the rows that some tasks stand for; by task those of the parameters, if wanted."""
@@ -682,20 +708,19 @@ def depthwise_back_tasks(
     sums, rings = scratch + 2 * table_bytes, scratch + 3 * table_bytes
     grads, totals = rings + ring_bytes, rings + 2 * ring_bytes
     line = totals + halves * kernel.line
-    channels, matrix_bytes = halves * size.channels, source.inputs * source.outputs * width(one)
     clear(rings, 2 * ring_bytes // VECTOR, one)
     for task in range(tasks[0], tasks[1]):
-        picture, top, bottom = strip_of(task, size)
+        (picture, top, bottom), own = strip_of(task, size), own_sums(gradients, task)
         clear(sums, table_bytes // VECTOR, one)
         for row in range(top - 3 * reach, bottom + reach):
             for number in range(tiles):
                 for half in range(halves):
                     tile = tile_of(number, half, halves, size, count, kernel, scratch, rings, one)
                     if row == top - 3 * reach:
-                        load_taps(table, tile.channel, channels, tile.inside, tile.taps, count, one)
+                        load_taps(weight, bias, tile.channel, tile.inside, tile.taps, count, one)
                         turn(tile.taps, tile.taps + table_bytes, count, one)
                     bring_row(tile.ring, row + reach, source, picture, tile.channel, size, tile.inside, kernel, one)
-                    if row >= top - reach and (then != PLAIN or sink.weight):
+                    if row >= top - reach and (then != PLAIN or sink.inputs):
                         total = totals + half * kernel.line
                         convolve(columns, run, tile.ring, row, tile.taps, size.w, total, kernel, one)
                 if row < top - reach:
@@ -708,9 +733,8 @@ def depthwise_back_tasks(
                     inside = min(lanes, size.channels - number * lanes)
                     ask_row(line, row, sink, picture, number * lanes, size, inside, one)
                     activate_back(then, totals, totals + kernel.line, line, size.w, grad, other, one)
-                    if weights and sink.weight and top <= row < bottom:
-                        own = doutput + task * sink.inputs * sink.outputs * width(one)
-                        add_to_output(totals, row, sink, own, picture, number * lanes, size, inside, one)
+                    if weights and sink.inputs and top <= row < bottom:
+                        add_to_output(totals, row, sink, own.output, picture, number * lanes, size, inside, one)
                 else:
                     clear(grad, size.w, one)
                     clear(other, size.w, one)
@@ -718,17 +742,17 @@ def depthwise_back_tasks(
                     tile = tile_of(number, half, halves, size, count, kernel, scratch, rings, one)
                     if weights and top <= row < bottom:
                         grad = line_of(tile.ring + ring_bytes, row, kernel) + kernel.before * VECTOR
-                        own = tile.taps + 2 * table_bytes
-                        add_table(columns, run, pairs, tile.ring, row, grad, size.w, own, kernel, one)
+                        total = tile.taps + 2 * table_bytes
+                        add_table(columns, parts, pairs, tile.ring, row, grad, size.w, total, kernel, one)
                     if row >= top + reach:
                         back, ring = tile.taps + table_bytes, tile.ring + ring_bytes
                         convolve(columns, run, ring, row - reach, back, size.w, totals, kernel, one)
                         give_row(
-                            totals, row - reach, source, dx, tile.channel == 0, dweight + task * matrix_bytes, weights,
-                            picture, tile.channel, size, tile.inside, one,
+                            totals, row - reach, source, dx, tile.channel == 0, own.projection, weights, picture,
+                            tile.channel, size, tile.inside, one,
                         )  # fmt: skip
         if weights:
-            store_table(task, tiles, halves, size, count, kernel, sums, dtable, one)
+            store_taps(tiles, halves, size, count, kernel, sums, own, one)
 
 
 # --- norms ------------------------------------------------------------------------------------------------------------
@@ -781,7 +805,7 @@ def pixels_of(maps, first, one):
 def bring_gates(gate, first, count, room, one):
     """Some pixels' gates: as the maps hold them, or their products with the matrix, in `room`."""
     found = pixels_of(gate.maps, first, one)
-    if gate.weight:
+    if gate.inputs:
         weight = Matrix(gate.turned, gate.outputs * width(one), width(one))
         multiply(count, gate.outputs, gate.inputs, found, weight, Matrix(0, 0, 0), room, one)
         return room
@@ -801,7 +825,7 @@ def norm_tasks(one, tasks, norm, pixels, x, gate, weight, bias, sink, scratch):
     for start in range(tasks[0] * SPAN, min(tasks[1] * SPAN, pixels), HERD):
         herd = min(HERD, pixels - start)
         gates, target = bring_gates(gate, start, herd, gate_room, one), pixels_of(sink.maps, start, one)
-        values = room if sink.weight else target
+        values = room if sink.inputs else target
         for first in range(0, herd, lanes):
             count = min(lanes, herd - first)
             source = x.first + (start + first) * x.pixel
@@ -815,7 +839,7 @@ def norm_tasks(one, tasks, norm, pixels, x, gate, weight, bias, sink, scratch):
                     if gates.first:
                         value = mul(value, gelu(load_lanes(gates.first + (first + i) * gates.row + at, inside, one)))
                     store_lanes(values.first + (first + i) * values.row + at, value, inside, one)
-        if sink.weight:
+        if sink.inputs:
             right = Matrix(sink.turned, sink.outputs * size, size)
             multiply(herd, sink.outputs, sink.inputs, values, right, none, target, one)
 
@@ -878,7 +902,7 @@ def through_norm(norm, x, pixel, count, wanted, weight, dx, step, table, means, 
 @compiled
 @no_type_check
 def norm_back_tasks(
-    one, tasks, norm, pixels, weights, x, gate, weight, bias, sink, dx, dgate, dtable, dprojection, doutput, scratch
+    one, tasks, norm, pixels, weights, x, gate, weight, bias, sink, dx, dgate, gradients, scratch
 ):  # fmt: skip
     """The gradients of some tasks: of x and the gate's maps; by task those of weight, bias and the matrices."""
     size, lanes, none = width(one), VECTOR // width(one), Matrix(0, 0, 0)
@@ -894,15 +918,14 @@ def norm_back_tasks(
     clear(sums, 2 * lanes, one)
     for task in range(tasks[0], tasks[1]):
         clear(table, 2 * vectors, one)
-        own_projection = dprojection + task * gate.inputs * gate.outputs * size
-        own_output = doutput + task * sink.inputs * sink.outputs * size
+        own = own_sums(gradients, task)
         for start in range(task * SPAN, min((task + 1) * SPAN, pixels), HERD):
             herd = min(HERD, pixels - start)
             gates, asked = bring_gates(gate, start, herd, gate_room, one), pixels_of(sink.maps, start, one)
             dgates, turned = pixels_of(dgate, start, one), Matrix(asked.first, size, asked.row)
-            if gate.weight:
+            if gate.inputs:
                 dgates = dgate_room
-            if sink.weight:
+            if sink.inputs:
                 right = Matrix(sink.weight, sink.inputs * size, size)
                 multiply(herd, sink.inputs, sink.outputs, asked, right, none, wanted, one)
                 asked = wanted
@@ -911,14 +934,14 @@ def norm_back_tasks(
                 count, here = min(lanes, herd - first), below(source, first)
                 load_statistics(norm, here.first, here.row, count, means, scales, sums, one)
                 grads = below(asked, first)
-                if gates.first or (weights and sink.weight):
+                if gates.first or (weights and sink.inputs):
                     grads = below(wanted, first)
                     for i in range(count):
                         mean, scale = fill(peek(means + i * size, one), one), fill(peek(scales + i * size, one), one)
                         through_gate(
                             norm, below(here, i).first, below(gates, first + i).first, below(asked, first + i).first,
                             below(dgates, first + i).first, below(grads, i).first,
-                            below(values, first + i).first if weights and sink.weight else 0,
+                            below(values, first + i).first if weights and sink.inputs else 0,
                             mean, scale, weight, bias, one,
                         )  # fmt: skip
                 target = dx.first + (start + first) * dx.pixel
@@ -926,19 +949,19 @@ def norm_back_tasks(
                     norm, here.first, here.row, count, grads, weight, target, dx.pixel, table, means, scales, sums,
                     others, one,
                 )  # fmt: skip
-            if sink.weight and weights:
-                total = Matrix(own_output, sink.inputs * size, size)
+            if sink.inputs and weights:
+                total = Matrix(own.output, sink.inputs * size, size)
                 multiply(sink.outputs, sink.inputs, herd, turned, values, total, total, one)
-            if gate.weight:
+            if gate.inputs:
                 right = Matrix(gate.weight, gate.inputs * size, size)
                 multiply(herd, gate.inputs, gate.outputs, dgates, right, none, pixels_of(dgate, start, one), one)
-            if gate.weight and weights:
-                total, turned = Matrix(own_projection, gate.inputs * size, size), Matrix(dgates.first, size, dgates.row)
+            if gate.inputs and weights:
+                total, turned = Matrix(own.projection, gate.inputs * size, size), Matrix(dgates.first, size, dgates.row)
                 multiply(gate.outputs, gate.inputs, herd, turned, pixels_of(gate.maps, start, one), total, total, one)
-        for v in range(2 * vectors):
-            half, c = divmod(v, vectors)
-            place = (2 * task + half) * norm.channels * size + c * VECTOR
-            store_lanes(dtable + place, load(table + v * VECTOR, one), norm.channels - c * lanes, one)
+        for v in range(vectors):
+            at, inside = v * VECTOR, norm.channels - v * lanes
+            store_lanes(own.weight + at, load(table + at, one), inside, one)
+            store_lanes(own.bias + at, load(table + row + at, one), inside, one)
 
 
 # --- gains for the frequencies of patches -----------------------------------------------------------------------------
@@ -1076,21 +1099,14 @@ def _kernel(weight, w):
 
 
 @no_type_check
-def _table(weight, bias):
-    """One tap of all channels per row, the bias last."""
-    taps = weight.flatten(1).T
-    return torch.cat([taps, taps.new_zeros(1, len(weight)) if bias is None else bias[None]])
-
-
-@no_type_check
-def _end(x, matrix):
-    """Maps at one end of a convolution, with the matrix there, and the tensors that hold them."""
-    held = [_readable(x)]
+def _end(x, matrix, weight, turned):
+    """Maps at one end of a kernel, the matrix there as it is wanted, turned or not, and the tensors that hold them."""
+    x = _readable(x)
     if matrix is None:
-        return End(_maps(held[0]), 0, 0, 0, 0), held
-    held += [matrix.contiguous(), matrix.T.contiguous()]
+        return End(_maps(x), 0, 0, 0, 0), x
+    as_it_is, across = matrix.contiguous() if weight else None, matrix.T.contiguous() if turned else None
     outputs, inputs = matrix.shape
-    return End(_maps(held[0]), inputs, outputs, held[1].data_ptr(), held[2].data_ptr()), held
+    return End(_maps(x), inputs, outputs, _address(as_it_is), _address(across)), (x, as_it_is, across)
 
 
 @no_type_check
@@ -1107,14 +1123,14 @@ def depthwise(x, projection, weight, bias, then, output):
     b, h, w, _ = x.shape
     size, one = _size(x, len(weight) // (2 if then == GATED else 1)), _like(x)
     y = x.new_empty(b, h, w, size.channels if output is None else len(output))
-    (source, held), (sink, also_held) = _end(x, projection), _end(y, output)
+    (source, held), (sink, also_held) = _end(x, projection, False, True), _end(y, output, False, True)
     kernel, columns = _kernel(weight, w)
-    table = _table(weight, bias)
-    taps = table.data_ptr()
+    taps, bias = weight.contiguous(), None if bias is None else bias.contiguous()
+    own, start = taps.data_ptr(), _address(bias)
     _share_out(
-        b * ceil(h / size.strip), _vectors(weight, size, kernel, (1, 1), 2, one), b * h * w * table.numel(),
+        b * ceil(h / size.strip), _vectors(weight, size, kernel, (1, 1), 2, one), b * h * w * weight.numel(),
         lambda some, scratch: depthwise_tasks(
-            columns, (0,) * RUN, one, some, then, size, kernel, source, taps, sink, scratch
+            columns, (0,) * RUN, one, some, then, size, kernel, source, own, start, sink, scratch
         ),
     )  # fmt: skip
     del held, also_held
@@ -1122,28 +1138,43 @@ def depthwise(x, projection, weight, bias, then, output):
 
 
 @no_type_check
+def _room_for_sums(x, tasks, *parameters):
+    """Zeros for the gradients of some parameters, by task, and the address of each one's first; None has none."""
+    counts = [0 if p is None else p.numel() for p in parameters]
+    room = x.new_zeros(tasks, sum(counts))
+    ends = list(accumulate(counts, initial=0))
+    return room, [room.data_ptr() + start * x.element_size() for start in ends[:-1]]
+
+
+@no_type_check
+def _summed(room, *parameters):
+    """The gradients of the parameters from those by task; empty for None."""
+    parts = room.sum(0).split([0 if p is None else p.numel() for p in parameters])
+    return [part if p is None else part.view(p.shape) for part, p in zip(parts, parameters, strict=True)]
+
+
+@no_type_check
 def depthwise_backward(dy, x, projection, weight, bias, then, output, weights):
-    """The gradients of x, and of projection, weight, bias and output, which mean nothing unless `weights`."""
+    """The gradients of x, and of projection, weight, bias and output, which are empty unless `weights`."""
     b, h, w, c = x.shape
     size, one = _size(x, len(weight) // (2 if then == GATED else 1)), _like(x)
-    (source, held), (sink, also_held) = _end(x, projection), _end(dy, output)
-    kernel, columns = _kernel(weight, w)
-    table, tasks = _table(weight, bias), b * ceil(h / size.strip)
-    dx, dtable = x.new_empty(b, h, w, c), x.new_empty(tasks, *table.shape)
-    dmatrices = [
-        x.new_zeros((tasks, *matrix.shape) if weights and matrix is not None else 0) for matrix in (projection, output)
-    ]
-    taps, target, sums = table.data_ptr(), _maps(dx), [t.data_ptr() for t in (dtable, *dmatrices)]
+    (source, held), (sink, also_held) = _end(x, projection, True, True), _end(dy, output, True, False)
+    (kernel, columns), tasks = _kernel(weight, w), b * ceil(h / size.strip)
+    taps, bias = weight.contiguous(), None if bias is None else bias.contiguous()
+    dx, target = x.new_empty(b, h, w, c), weight[:, 0, 0, 0] if bias is None else bias
+    parameters = (projection, weight, target, output) if weights else (None,) * 4
+    room, places = _room_for_sums(x, tasks, *parameters)
+    own, start, results = taps.data_ptr(), _address(bias), _maps(dx)
+    sums = Sums(*places, room.stride(0) * x.element_size())
     _share_out(
-        tasks, _vectors(weight, size, kernel, (3, 2), 3, one), b * h * w * table.numel(),
+        tasks, _vectors(weight, size, kernel, (3, 2), 3, one), b * h * w * weight.numel(),
         lambda some, scratch: depthwise_back_tasks(
-            columns, (0,) * RUN, (0,) * RUN * len(columns), one, some, then, weights, size, kernel, source, taps, sink,
-            target, *sums, scratch,
+            columns, (0,) * RUN, (0,) * PARTS, (0,) * PARTS * len(columns), one, some, then, weights, size, kernel,
+            source, own, start, sink, results, sums, scratch,
         ),
     )  # fmt: skip
     del held, also_held
-    dtable, dprojection, doutput = (t.sum(0) for t in (dtable, *dmatrices))
-    return dx, dprojection, dtable[:-1].T.reshape(weight.shape), dtable[-1], doutput
+    return dx, *_summed(room, *parameters)
 
 
 @no_type_check
@@ -1161,8 +1192,8 @@ def norm(x, gate, projection, weight, bias, eps, centred, output):
     y = x.new_empty(*x.shape[:-1], x.shape[-1] if output is None else len(output))
     held, weight, bias = _pixels(x), weight.contiguous(), bias.contiguous()
     (source, gates), (sink, results) = (
-        (NO_END, None) if gate is None else _end(_pixels(gate), projection),
-        _end(_pixels(y), output),
+        (NO_END, None) if gate is None else _end(_pixels(gate), projection, False, True),
+        _end(_pixels(y), output, False, True),
     )
     pixels, one, how, maps = held.shape[2], _like(x), Norm(x.shape[-1], centred, eps), _maps(held)
     scale, shift, lanes = weight.data_ptr(), bias.data_ptr(), VECTOR // x.element_size()
@@ -1180,27 +1211,25 @@ def norm_backward(dy, x, gate, projection, weight, bias, eps, centred, output, w
     dx, dgate = x.new_empty(x.shape), x.new_empty(0 if gate is None else gate.shape)
     held, weight, bias = _pixels(x), weight.contiguous(), bias.contiguous()
     (source, gates), (sink, asked) = (
-        (NO_END, None) if gate is None else _end(_pixels(gate), projection),
-        _end(_pixels(dy), output),
+        (NO_END, None) if gate is None else _end(_pixels(gate), projection, True, True),
+        _end(_pixels(dy), output, True, False),
     )
     pixels, one, how, maps = held.shape[2], _like(x), Norm(x.shape[-1], centred, eps), _maps(held)
     tasks, lanes = ceil(pixels / SPAN), VECTOR // x.element_size()
     vectors = ceil(x.shape[-1] / lanes)
-    dtable = x.new_empty(tasks, 2, x.shape[-1])
-    dmatrices = [
-        x.new_zeros((tasks, *matrix.shape) if weights and matrix is not None else 0) for matrix in (projection, output)
-    ]
-    scale, shift, sums = weight.data_ptr(), bias.data_ptr(), [t.data_ptr() for t in (dtable, *dmatrices)]
+    matrices = (projection, output) if weights else (None, None)
+    room, places = _room_for_sums(x, tasks, matrices[0], weight, bias, matrices[1])
+    sums, scale, shift = Sums(*places, room.stride(0) * x.element_size()), weight.data_ptr(), bias.data_ptr()
     target, dgates = _maps(_pixels(dx)), NO_END.maps if gate is None else _maps(_pixels(dgate))
     _share_out(
         tasks, 2 + 2 * lanes + (2 + 4 * HERD) * vectors, 16 * x.numel(),
         lambda some, scratch: norm_back_tasks(
-            one, some, how, pixels, weights, maps, source, scale, shift, sink, target, dgates, *sums, scratch
+            one, some, how, pixels, weights, maps, source, scale, shift, sink, target, dgates, sums, scratch
         ),
     )  # fmt: skip
     del gates, asked
-    dprojection, doutput = (t.sum(0) for t in dmatrices)
-    return dx, dgate, dprojection, *dtable.sum(0), doutput
+    dprojection, dweight, dbias, doutput = _summed(room, matrices[0], weight, bias, matrices[1])
+    return dx, dgate, dprojection, dweight, dbias, doutput
 
 
 @no_type_check

@@ -913,10 +913,11 @@ def _share_out(tasks, vectors, updates, work):
     """Call `work` on runs of tasks, as many at a time as torch is allowed threads, each with room for some vectors."""
     global _pool
     threads = max(1, min(torch.get_num_threads(), tasks)) if updates >= WORTH_THREADS else 1
-    room = torch.empty(threads, vectors * VECTOR, dtype=torch.uint8)
-    runs = [((tasks * i // threads, tasks * (i + 1) // threads), room[i].data_ptr()) for i in range(threads)]
+    room = torch.empty(threads * vectors * VECTOR, dtype=torch.uint8)
+    start = room.data_ptr()
     if threads == 1:
-        return work(*runs[0])
+        return work((0, tasks), start)
+    runs = [((tasks * i // threads, tasks * (i + 1) // threads), start + i * vectors * VECTOR) for i in range(threads)]
     if _pool is None:
         _pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="scan")
     others = [_pool.submit(work, *run) for run in runs[1:]]
