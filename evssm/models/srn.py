@@ -6,7 +6,7 @@ pass only: 365 pixels, where the output depends on 2529.
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from einops import rearrange
@@ -85,7 +85,7 @@ class SRN(nn.Module):
         state: State | None = None
         passed_on = subsampled(blurred, STEPS[0])
         for step, one in zip(STEPS, self.passes, strict=True):
-            y, state = self.one_pass(subsampled(blurred, step), self._stopped(passed_on), state, one)
+            y, state = self.one_pass(subsampled(blurred, step), self._stopped(passed_on), state, cast("Pass", one))
             cut = y[..., : -(-h // step), : -(-w // step)]
             restored.append(rearrange(cut, "(b c) 1 h w -> b c h w", c=3) if self.separate else cut)
             if step > 1:
