@@ -1,5 +1,6 @@
 """Drawing what checks of a map found: curves into axes, nothing computed, nothing saved."""
 
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -35,9 +36,10 @@ def draw_likeness(ax: Axes, shares: Float[np.ndarray, " depth"], steps: dict[str
     for index, (name, values) in enumerate(steps.items()):
         ax.plot(place, np.concatenate([[1], values]), linestyle=DASHES[index], marker=".", markersize=3, label=name)
     ax.axhline(0, color="0.7", linewidth=0.5, zorder=0)
-    ax.set(xlim=(0, 1), ylim=(min(-0.05, *(v.min() for v in steps.values())), 1.05))
+    lowest = min(0, *(values.min() for values in steps.values()))
+    ax.set(xlim=(0, 1), ylim=(lowest - 0.16 * ceil(len(steps) / 2), 1.05))  # room for the legend below the curves
     ax.set(xlabel="share of modules redrawn, output first", ylabel="likeness of the map")
-    return _finished(ax, "lower left")
+    return _finished(ax, "lower left", columns=2)
 
 
 def draw_convergence(
@@ -60,7 +62,7 @@ def draw_convergence(
     return _finished(ax, "lower right")
 
 
-def _finished(ax: Axes, corner: Any) -> Axes:
+def _finished(ax: Axes, corner: Any, *, columns: int = 1) -> Axes:
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(loc=corner, fontsize=5, frameon=False)
+    ax.legend(loc=corner, fontsize=5, frameon=False, ncols=columns, columnspacing=1)
     return ax
