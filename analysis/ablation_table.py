@@ -18,7 +18,7 @@ class Measured:
     """Scores of one method: `seeds images`, the images in one order for all methods; and what it costs.
 
     `parameters` and `multiply_adds` (of one forward pass at 256 x 256, self-ensemble included) are `None` where
-    nobody counted; `seconds` is processor time per image, `steps` those of training, 0 for untrained weights.
+    nobody counted; `seconds` is the median processor time of an image, `steps` those of training, 0 for untrained ones.
     """
 
     psnr: Float[np.ndarray, "seeds images"]

@@ -13,6 +13,7 @@ from analysis.ablation_table import Measured, ablation_table, difference, verdic
 from analysis.ablations import ABLATIONS, published
 from evssm import MODELS, build, save
 from evssm.data.pairs import Pair
+from evssm.scores import Scores
 from evssm.training.family import FAMILY
 
 MEMBERS = {member.name for member in FAMILY}
@@ -158,6 +159,8 @@ def test_an_ablation_leaves_a_table_a_picture_and_where_they_came_from_and_goes_
     assert set(tables) == {f"{n}{e}.csv" for n in names for e in ("", "_x4-frames")}
     found = measure(ABLATIONS["ensemble"].method("EVSSM"), files, pairs, "noise", out / "scores")
     assert found.psnr.shape == (2, 3)
+    taken = [row.seconds for name in names[:2] for row in Scores.load(out / "scores" / f"{name}.csv").rows]
+    assert found.seconds == np.median(taken)
     assert {path.name: path.read_bytes() for path in (out / "scores").iterdir()} == tables  # nothing ran again
 
 
