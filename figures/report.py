@@ -24,6 +24,9 @@ FINDINGS = HERE.parent / "analysis" / "FINDINGS.md"
 NOTEBOOKS = HERE.parent / "notebooks"
 
 
+ENLARGED = 4 / 3 * 1.35
+"""CSS pixels per point of a picture: a point is 4/3 of them, and letters are read from farther than in print."""
+
 OF_WEIGHTS = ("file", "model", "weights", "seed", "steps", "commit", "sha256", "tensors_sha256", "data", "hardware")
 """What the page says of each network; what a card does not know, as of untrained weights, stays empty."""
 
@@ -119,13 +122,13 @@ def _apart(
 
 
 def _embedded(path: Path) -> dict[str, Any]:
-    """A picture as a page holds it: its bytes in the address, and its width and height in CSS pixels."""
+    """A picture as a page holds it: its bytes in the address, and its size where there is room, in CSS pixels."""
     data = path.read_bytes()
     _, _, width, height = map(float, ElementTree.fromstring(data).attrib["viewBox"].split())
     return {
         "data": f"data:image/svg+xml;base64,{base64.b64encode(data).decode()}",
-        "width": round(width * 4 / 3),
-        "height": round(height * 4 / 3),
+        "width": round(width * ENLARGED),
+        "height": round(height * ENLARGED),
     }
 
 
