@@ -6,7 +6,8 @@ the thread that made them, which has an event loop wherever there is a screen.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from html import escape
 from io import BytesIO
 from pathlib import Path
@@ -82,7 +83,9 @@ class ExplorerView:
 
     def _make_controls(self) -> None:
         panel, known = self.explorer.panel, list(self.explorer.networks)
-        self.image = widgets.Dropdown(options=list(self.explorer.images), value=panel.image, **_field("Image"))
+        self.image = widgets.Dropdown(
+            options=[(name, name) for name in self.explorer.images], value=panel.image, **_field("Image")
+        )
         self.upload = widgets.FileUpload(
             accept="image/*", description="Own image", layout=widgets.Layout(width="150px")
         )
@@ -148,9 +151,12 @@ class ExplorerView:
         """Makes the controls say what is chosen; nothing is computed for that. Without stages no network scans."""
         panel, self._silent = self.explorer.panel, True
         try:
-            self.image.options = list(self.explorer.images)
-            self.stage.options = [(stage.removesuffix(".mixer"), stage) for stage in stages] or [("none scans", "")]
-            self.level.options = [(f"{level}  {LEVELS[level]}", level) for level in levels] or [panel.level]
+            modules = [(stage.removesuffix(".mixer"), stage) for stage in stages] or [("none scans", "")]
+            kinds = [(f"{level}  {LEVELS[level]}", level) for level in levels] or [(panel.level, panel.level)]
+            images = [(name, name) for name in self.explorer.images]
+            for control, options in ((self.image, images), (self.stage, modules), (self.level, kinds)):
+                if list(control.options) != options:  # each change is a message to the page
+                    control.options = options
             self.stage.disabled = self.level.disabled = not stages
             self.image.value, self.view.value = panel.image, panel.view
             self.level.value = panel.level
@@ -229,7 +235,7 @@ class ExplorerView:
         self.job = Job(
             lambda progress: self._computed(panel, progress),
             told=lambda done, total: self._post(lambda: setattr(self.bar, "value", done / total)),
-            ended=lambda job: self._post(lambda: self._finished(panel, job, turn)),
+            ended=lambda job: self._post(lambda: self._finished(panel, job, turn, quick)),
         )
 
     def _computed(self, panel: Panel, progress: Callable[[int, int], object]) -> tuple[list[str], list[str]]:
@@ -250,14 +256,16 @@ class ExplorerView:
         except LookupError:
             return {}
 
-    def _finished(self, panel: Panel, job: Job[Any], turn: int) -> None:
-        """A computation has ended: shows what it found, unless something else was asked for since."""
+    def _finished(self, panel: Panel, job: Job[Any], turn: int, drawn: bool) -> None:
+        """A computation has ended: shows what it found, the left side too unless that is `drawn`; nothing where
+        something else was asked for since."""
         if turn != self._turn:
             return
         self.bar.layout.visibility = self.cancel.layout.visibility = "hidden"
         try:
             stages, levels = job.result()
-            figure = self.explorer.figure(panel, width=INCHES, columns=COLUMNS)
+            with _no_widgets():
+                picture = _png(self.explorer.figure(panel, width=INCHES, columns=COLUMNS))
         except Cancelled:
             self._say("cancelled")
             return
@@ -265,8 +273,9 @@ class ExplorerView:
             self._say(f"{error or type(error).__name__}", wrong=True)
             return
         self._show_choices(stages, levels)
-        self._draw_left(panel, self._focus(panel))
-        self.picture.value = _png(figure)
+        if not drawn:
+            self._draw_left(panel, self._focus(panel))
+        self.picture.value = picture
         row, column = panel.query
         checks = self.explorer.checks(panel) if stages else {}
         errors = ", ".join(f"{error:.0e}" for error in checks.values())
@@ -308,7 +317,8 @@ class ExplorerView:
             self._say("still computing; save when it is done", wrong=True)
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        files = self.explorer.save(self.folder / (typed or f"{panel.view}_{row}_{column}"), panel)
+        with _no_widgets():
+            files = self.explorer.save(self.folder / (typed or f"{panel.view}_{row}_{column}"), panel)
         command = escape(self.explorer.command(files[0].with_suffix(""), panel))
         self.status.value = f"saved {escape(', '.join(map(str, files)))}<br><code>{command}</code>"
 
@@ -340,13 +350,24 @@ def _canvas() -> Any:
     from ipympl.backend_nbagg import Canvas, FigureManager
 
     if mpl.get_backend() != before:
-        mpl.use(before)  # the import makes every figure of the process a widget, the panels to be saved among them
+        mpl.use(before)  # the import would make a widget of every figure of the process
     canvas = Canvas(Figure(figsize=(LEFT / DPI, LEFT / DPI), dpi=DPI, facecolor="white"))
     FigureManager(canvas, 0)
     if canvas.manager.key_press_handler_id is not None:
         canvas.mpl_disconnect(canvas.manager.key_press_handler_id)
     canvas.header_visible = canvas.footer_visible = canvas.toolbar_visible = canvas.resizable = False
     return canvas
+
+
+@contextmanager
+def _no_widgets() -> Iterator[None]:
+    """Figures made meanwhile are pictures, also where somebody asked matplotlib for widgets."""
+    before = mpl.get_backend()
+    mpl.use("agg")
+    try:
+        yield
+    finally:
+        mpl.use(before)
 
 
 def _outline(panel: Panel) -> Rectangle:

@@ -59,6 +59,8 @@ class Page:
             self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.process.kill()
+            self.process.wait()
+        self.process.stdout.close()
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +100,7 @@ def test_no_file_is_given_out(page, start, key):
         "../../../../../../../../../../etc/passwd",
     ):
         status, body = page.get(start + path, key=key)
-        assert status in (302, 400, 403, 404), (start, path, status)
+        assert status >= 300, (start, path, status)  # of its templates Voila stumbles over such paths: 500
         assert "nobody's business" not in body
         assert "root:" not in body
         assert "evssm.cli.explore" not in body

@@ -4,6 +4,7 @@ import importlib
 import json
 import warnings
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from io import BytesIO
 from threading import Event
 
@@ -18,7 +19,9 @@ from analysis.explorer import Explorer
 from evssm import build
 from evssm.images import read_image
 
-pytest.importorskip("ipympl", reason="the explorer's page is optional: pip install 'evssm-lab[explore]'")
+pytestmark = pytest.mark.skipif(
+    find_spec("ipympl") is None, reason="the explorer's page is optional: pip install 'evssm-lab[explore]'"
+)
 
 H, W = 16, 24
 
