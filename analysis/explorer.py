@@ -110,7 +110,7 @@ class Explorer:
         if not self.images or not self.networks:
             raise ValueError("an explorer needs one image and one network or more")
         self._words = list(words)
-        self._opened: dict[str, Any] = {}
+        self._opened: dict[tuple[str, str], Any] = {}
         self._answers, self._traces = Recent(KEPT), Recent(KEPT)
         # Runs of a whole network are told apart from those of its modules, which are quick and may go on meanwhile;
         # only a trace, which listens to the modules, excludes both.

@@ -177,7 +177,7 @@ class ExplorerView:
             exact = bool(np.allclose(levels(cut, 8).numpy() / 255, cut.numpy(), atol=1e-6))
             self.folder.mkdir(parents=True, exist_ok=True)
             path = write_image(self.folder / f"{name or 'upload'}.png", cut, bits=8 if exact else 16)
-            self.explorer.images[str(path)] = lambda cut=cut: cut
+            self.explorer.images[str(path)] = cut.clone
             self._choose(image=str(path))
 
     # --- mouse and keys ---------------------------------------------------------------------------------------------
@@ -297,7 +297,8 @@ class ExplorerView:
             ax = figure.add_axes((0.005, (top - edge) / height, 0.99, edge / height))
             if row is None:
                 ax.imshow(picture.clip(0, 1), interpolation="nearest")
-                self._outline = ax.add_patch(_outline(panel))
+                self._outline = _outline(panel)
+                ax.add_patch(self._outline)
                 ax.scatter(panel.query[1], panel.query[0], clip_on=False, **{**STAR, "s": 110})
                 ax.set(xticks=[], yticks=[], xlim=(-0.5, w - 0.5), ylim=(h - 0.5, -0.5))
                 ax.set_title(f"{panel.image}, {h} x {w} px", fontsize=9, pad=4)
