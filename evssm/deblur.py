@@ -135,7 +135,7 @@ def _deblurred(
     """What `deblur` returns, once all is sure to fit together."""
     if overwrite:
         ledger_path.unlink(missing_ok=True)
-    ledger = Ledger(ledger_path, header, COLUMNS, lines=(f"deblurred by {stamp['network']}", inference.describe()))
+    ledger = Ledger(ledger_path, header, COLUMNS, lines=(f"deblurred by {header['network']}", inference.describe()))
     finished = {(row["result"], row["source_sha256"]) for row in ledger.rows}
     if finished:
         say(f"{ledger_path} has {len(finished)} rows already; what they name is not made again where it is whole")

@@ -154,8 +154,8 @@ def test_scores_that_were_finished_before_a_kill_are_kept(killed, tmp_path):
     said = []
     again, whole = scoring(killed / "scores", say=said.append), scoring(tmp_path)
     assert f"{killed / 'scores' / 'scores.csv'} has 3 of 6 rows already" in said
-    timeless = [replace(row, seconds=0) for row in again.rows]
-    assert timeless == [replace(row, seconds=0) for row in whole.rows]
+    timeless = [replace(row, seconds=0.0) for row in again.rows]
+    assert timeless == [replace(row, seconds=0.0) for row in whole.rows]
     assert [str(again.rows[i].seconds) for i in range(3)] == [row["seconds"] for row in kept]
 
 
