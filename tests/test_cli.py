@@ -136,7 +136,7 @@ def test_several_images_leave_a_table_and_pictures_of_the_first(run, tmp_path):
     assert "mean diffusion index" in out
     assert "of 3 images" in out
     assert [path.name for path in sorted((tmp_path / "made").glob("*.png"))] == ["attribution_0000_0.png"]
-    rows = list(csv.DictReader((tmp_path / "made" / "attribution.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "made" / "attribution.csv").read_text().splitlines()))
     assert [row["image"] for row in rows] == [str(tmp_path / f"{number}.png") for number in range(3)]
     for row in rows:
         (held,) = load_attributions(tmp_path / "made" / "answers" / row["file"]).values()
@@ -146,7 +146,7 @@ def test_several_images_leave_a_table_and_pictures_of_the_first(run, tmp_path):
         *("--pictures", 0, "--out", "made"),
     )
     assert status == 0
-    rows = list(csv.DictReader((tmp_path / "made" / "activation.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "made" / "activation.csv").read_text().splitlines()))
     assert len(rows) == 3 * 2
     assert all(float(row["error"]) < 1e-4 for row in rows)
     assert f"{max(float(row['error']) for row in rows):.1e}" in out
