@@ -26,11 +26,23 @@ def test_the_explorer_s_page_has_an_extra_of_its_own_that_tests_and_the_conda_fi
     extras = PROJECT["optional-dependencies"]
     names = [re.match(r"[\w-]+", need)[0] for need in extras["explore"]]
     assert names == ["ipywidgets", "ipympl", "voila"]
-    assert f"{PROJECT['name']}[explore]" in extras["test"]
+    assert "explore" in asked_of_ourselves(extras["test"])
     asked_elsewhere = {re.match(r"[\w-]+", need)[0] for need in PROJECT["dependencies"]}
     assert "jupyterlab" in asked_elsewhere
     assert not asked_elsewhere & set(names)
     assert set(page.NEEDED) | {page.SHOWN_BY[False]} == set(names)
+
+
+def test_tests_and_the_conda_file_get_what_clusters_need():
+    extras = PROJECT["optional-dependencies"]
+    assert [re.match(r"[\w-]+", need)[0] for need in extras["cluster"]] == ["distributed", "dask-jobqueue"]
+    assert "cluster" in asked_of_ourselves(extras["test"])
+
+
+def asked_of_ourselves(needs):
+    """The extras of this project among what an extra needs."""
+    ours = [need.removeprefix(PROJECT["name"]) for need in needs if need.startswith(f"{PROJECT['name']}[")]
+    return {extra for need in ours for extra in re.findall(r"[\w-]+", need)}
 
 
 def test_the_constraint_pins_a_torch_that_the_project_accepts():

@@ -245,7 +245,7 @@ def test_rows_that_did_not_fit_are_no_rows(tmp_path):
 def test_a_run_on_a_full_disk_goes_on_where_there_is_room_again(tmp_path):
     (tmp_path / "in").mkdir()
     for number in range(3):
-        write_image(tmp_path / "in" / f"{number}.png", Noise(96)[number].sharp)
+        write_image(tmp_path / "in" / f"{number}.png", Noise(200)[number].sharp)
     jobs = [Job(path, tmp_path / "out" / path.name, path.name) for path in sorted((tmp_path / "in").iterdir())]
     torch.manual_seed(0)
     net = Fatal()
