@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 from card import Picture, save_card
-from fields import Track, computed
+from fields import Track
 
 from analysis.activation_figure import activation_panels, caption
-from analysis.kept_rows import kept_rows
+from analysis.activations import activation_maps
 from analysis.row_map import ScanRow
 from evssm import load
 from evssm.data.embedded import embedded_test
@@ -31,10 +31,9 @@ def make(track: Track) -> list[Path]:
     pair = embedded_test(extents=(EXTENT,), straight=True)[0]
     image = crop_centre(pair.blurred, *SIZE)
     nets = {title: load(name) for name, title in NETWORKS.items()}
-    folder = computed("kept_rows")
     rows = {
-        title: kept_rows(folder / f"{name}.npz", nets[title], image, QUERY, progress=track(f"maps of {name}"))
-        for name, title in NETWORKS.items()
+        title: activation_maps(net, image, QUERY, keep_channels=False, progress=track(f"maps of {title}"))
+        for title, net in nets.items()
     }
     seen = {title: _seen(of_one) for title, of_one in rows.items()}
     return save_card(
