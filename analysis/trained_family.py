@@ -111,7 +111,12 @@ def family_table(members: Sequence[Reached], *, data: str) -> str:
         "|" + "---|" * len(head),
     ]
     for one in members:
-        cells = [one.origin.model, str(one.origin.seed), f"{one.parameters:,}", f"{one.multiply_adds / 1e9:.2f} G"]
+        cells = [
+            _without_seed(one.name),
+            str(one.origin.seed),
+            f"{one.parameters:,}",
+            f"{one.multiply_adds / 1e9:.2f} G",
+        ]
         cells += [f"{one.origin.steps:,}", f"{one.scores.mean('psnr'):.2f}", _gain(one.scores)]
         cells += [
             _gain(one.windowed) if one.windowed else "-",

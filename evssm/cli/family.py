@@ -17,7 +17,8 @@ def family(
         Path | None, typer.Option(help="A folder of your own `evssm train --family`, in place of the bundled networks.")
     ] = None,
     into: Annotated[
-        Path | None, typer.Option(help="Also copy what gained enough, with its training log, to this folder.")
+        Path | None,
+        typer.Option(help="Also copy what gained enough, with its training log and this table, to this folder."),
     ] = None,
     rerun: Annotated[
         int, typer.Option(help="Instead, train each one's first steps again and compare with its log, digit by digit.")
@@ -46,9 +47,12 @@ def family(
         ]
     table = family_table(members, data=data)
     typer.echo(table)
-    with written_whole(out / "family.md") as part:
-        part.write_text(table, encoding="utf-8")
-    for path in [out / "family.md", *(bundle(members, files, into) if into else ())]:
+    bundled = bundle(members, files, into) if into else []
+    for place in (out, into) if into else (out,):
+        with written_whole(place / "family.md") as part:
+            part.write_text(table, encoding="utf-8")
+        typer.echo(place / "family.md")
+    for path in bundled:
         typer.echo(path)
 
 
