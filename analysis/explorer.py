@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import RLock
 from typing import Any, NamedTuple
 
+import matplotlib as mpl
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
@@ -245,6 +246,7 @@ class Explorer:
     def figure(self, panel: Panel | None = None, *, width: Number = 7.16, columns: int = 7) -> Figure:
         """The panel as a figure `width` inches wide; it is computed first where it is not held."""
         panel = panel or self.panel
+        mpl.get_backend()  # chosen now: one that is chosen within a style shows a notebook's first figure alone
         found = self.answer(panel)
         if panel.view in ("maps", "module"):
             notes = {name: f"rows rebuild their scans to {error:.0e}" for name, error in self.checks(panel).items()}

@@ -24,12 +24,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import mkdtemp
 
-import numpy as np
-
 from analysis import Explorer
 
 NETWORKS = ("evssm-compact", "evssm-no-geot-compact")
-IMAGE = "hopper-blurred"
+IMAGE = "chelsea-blurred"
 
 # %% [markdown]
 # It opens the bundled photographs and networks by name; images and networks of one's own are functions that open them.
@@ -52,16 +50,20 @@ figure = explorer.figure()
 explorer.checks()
 
 # %% [markdown]
-# Another pixel, as an arrow key would choose it, and how much of each map lies in front of the query, above it in the
-# image: without turns every scan looks only there.
+# Another pixel, as an arrow key would choose it, and how much of what it gathers lies before it in reading order: above
+# it, or left of it in its own row.
 
 # %%
 rows = explorer.rows(explorer.move(-16, 8))
-above = {
-    name: [float(row.map[: row.cell[0]].sum() / row.map[row.inside].sum()) for row in of_one.values()]
-    for name, of_one in rows.items()
-}
-{name: [round(share, 2) for share in shares] for name, shares in above.items()}
+
+
+def share_before(row):
+    field, (r, c) = row.map[row.inside], row.cell
+    return float((field[:r].sum() + field[r, : c + 1].sum()) / field.sum())
+
+
+before = {name: [share_before(row) for row in of_one.values()] for name, of_one in rows.items()}
+{name: [round(share, 2) for share in shares] for name, shares in before.items()}
 
 # %% [markdown]
 # The receptive field there, both networks on one scale, in the frame of the image.
@@ -95,10 +97,9 @@ shown
 # ## What to take from it
 
 # %%
-lean = {name: (float(np.min(shares)), float(np.max(shares))) for name, shares in above.items()}
 row, column = explorer.panel.query
-for name, (least, most) in lean.items():
+for name, shares in before.items():
     print(
-        f"{name}: of what pixel {row}, {column} gathers, {least:.0%} to {most:.0%} lies in the rows above it, module "
-        f"by module ({len(above[name])} modules, one image)."
+        f"{name}: of what pixel {row}, {column} gathers, {min(shares):.0%} to {max(shares):.0%} lies before it in "
+        f"reading order, module by module ({len(shares)} modules, one image)."
     )
