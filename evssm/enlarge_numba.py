@@ -3,13 +3,14 @@
 A product with a matrix, a convolution's tap for one, commutes with a resize. So the nine taps are taken of the small
 map, with a quarter of the multiplications, and what they give is enlarged, moved and added up in lanes of channels.
 """
-# As in `evssm.scan_numba`, @no_type_check keeps the shape checker of the tests away from what numba compiles.
+# As in `evssm.lanes`, @no_type_check keeps the shape checker of the tests away from what numba compiles.
 
 from typing import no_type_check
 
 from evssm.compiled import compiled
 from evssm.fused_numba import _maps, _readable, _size, linear, linear_backward, load_lanes, row_of, store_lanes
-from evssm.scan_numba import VECTOR, _like, _share_out, clear, fill, load, madd, store, width
+from evssm.lanes import VECTOR, fill, load, madd, store, width
+from evssm.scan_numba import _like, _share_out, clear
 
 
 @compiled

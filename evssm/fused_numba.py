@@ -6,7 +6,7 @@ keeps a few rows, a norm some pixels, a patch filter one patch, so that what lie
 in the first cache levels. Values that cost less to compute than to fetch are computed again in the backward passes. No
 sum depends on the number of threads.
 """
-# As in `evssm.scan_numba`, @no_type_check keeps the shape checker of the tests away from what numba compiles.
+# As in `evssm.lanes`, @no_type_check keeps the shape checker of the tests away from what numba compiles.
 
 from itertools import accumulate
 from math import ceil, pi, sqrt
@@ -19,39 +19,36 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from evssm.compiled import compiled
-from evssm.scan_numba import (
+from evssm.lanes import (
     FORMAT,
     LOG2E,
     VECTOR,
     Lanes,
-    _address,
-    _at,
-    _bits,
-    _call,
-    _constant,
-    _interpolated,
-    _like,
-    _polynomial,
-    _power,
-    _rounded,
-    _share_out,
-    _vector,
     add,
-    clear,
+    bits_of,
+    call,
+    constant,
     fill,
     fold,
+    interpolated,
     load,
     madd,
     mul,
     peek,
+    pointer_at,
     poke,
+    polynomial,
+    power,
     put,
     registers,
+    rounded,
     store,
     sub,
     take,
+    vector_of,
     width,
 )
+from evssm.scan_numba import _address, _like, _share_out, clear
 
 PLAIN, GELU, GATED = 0, 1, 2  # what follows a depth-wise convolution; GATED: gelu(first half) * second half
 SPAN = 512  # pixels of one task of the norms
@@ -76,7 +73,7 @@ def _tail_rest(w):
 
 
 # By bits of a number. 40 standard deviations are beyond what float64 can tell from zero.
-TAIL_REST = {bits: _interpolated(_tail_rest, 2 / (1 + 40 * DECAY) - 1, 1.0, n) for bits, n in ((32, 9), (64, 20))}
+TAIL_REST = {bits: interpolated(_tail_rest, 2 / (1 + 40 * DECAY) - 1, 1.0, n) for bits, n in ((32, 9), (64, 20))}
 
 
 @no_type_check
@@ -85,18 +82,18 @@ def _normal(builder, x):
 
     The lower tail is the density times a smooth function, so that its relative error is small however far out x lies.
     """
-    one, zero = _constant(x.type, 1.0), _constant(x.type, 0.0)
-    exponent = builder.fmul(builder.fmul(x, x), _constant(x.type, -LOG2E / 2))
-    moved, k = _rounded(builder, exponent)
-    bell = _power(builder, moved, builder.fsub(exponent, k))
-    lowest = _constant(x.type, 1.0 - FORMAT[_bits(x.type)[0]][1])
+    one, zero = constant(x.type, 1.0), constant(x.type, 0.0)
+    exponent = builder.fmul(builder.fmul(x, x), constant(x.type, -LOG2E / 2))
+    moved, k = rounded(builder, exponent)
+    bell = power(builder, moved, builder.fsub(exponent, k))
+    lowest = constant(x.type, 1.0 - FORMAT[bits_of(x.type)[0]][1])
     bell = builder.select(builder.fcmp_ordered("<", exponent, lowest), zero, bell)
-    far = _call(builder, "fmuladd", _call(builder, "fabs", x), _constant(x.type, DECAY), one)
+    far = call(builder, "fmuladd", call(builder, "fabs", x), constant(x.type, DECAY), one)
     near = builder.fdiv(one, far)
-    w = _call(builder, "fmuladd", near, _constant(x.type, 2.0), _constant(x.type, -1.0))
-    tail = builder.fmul(builder.fmul(bell, near), _polynomial(builder, w, TAIL_REST[_bits(x.type)[0]]))
+    w = call(builder, "fmuladd", near, constant(x.type, 2.0), constant(x.type, -1.0))
+    tail = builder.fmul(builder.fmul(bell, near), polynomial(builder, w, TAIL_REST[bits_of(x.type)[0]]))
     integral = builder.select(builder.fcmp_ordered("<", x, zero), tail, builder.fsub(one, tail))
-    return builder.fmul(bell, _constant(x.type, 1 / sqrt(2 * pi))), integral
+    return builder.fmul(bell, constant(x.type, 1 / sqrt(2 * pi))), integral
 
 
 @intrinsic
@@ -120,7 +117,7 @@ def gelu_slope(typing, x):
     @no_type_check
     def emit(context, builder, signature, arguments):
         (x,) = arguments
-        return _call(builder, "fmuladd", x, *_normal(builder, x))
+        return call(builder, "fmuladd", x, *_normal(builder, x))
 
     return x(x), emit
 
@@ -136,7 +133,7 @@ def inverse_root(typing, x):
     @no_type_check
     def emit(context, builder, signature, arguments):
         (x,) = arguments
-        return builder.fdiv(_constant(x.type, 1.0), _call(builder, "sqrt", x))
+        return builder.fdiv(constant(x.type, 1.0), call(builder, "sqrt", x))
 
     return x(x), emit
 
@@ -156,7 +153,7 @@ def _mask(builder, count, vector):
 def _masked(builder, name, kind, arguments):
     """LLVM's masked load or store of vectors of this kind."""
     vector = arguments[0].type if name == "store" else kind
-    suffix = f"v{vector.count}f{_bits(vector)[0]}.p0"
+    suffix = f"v{vector.count}f{bits_of(vector)[0]}.p0"
     function = ir.FunctionType(kind, [argument.type for argument in arguments])
     return builder.call(
         cgutils.get_or_insert_function(builder.module, function, f"llvm.masked.{name}.{suffix}"), arguments
@@ -170,10 +167,10 @@ def load_part(typing, address, count, like):
 
     @no_type_check
     def emit(context, builder, signature, arguments):
-        vector = _vector(like)
-        pointer, align = _at(builder, arguments[0], vector), ir.IntType(32)(like.bitwidth // 8)
+        vector = vector_of(like)
+        pointer, align = pointer_at(builder, arguments[0], vector), ir.IntType(32)(like.bitwidth // 8)
         mask = _mask(builder, arguments[1], vector)
-        return _masked(builder, "load", vector, [pointer, align, mask, _constant(vector, 0.0)])
+        return _masked(builder, "load", vector, [pointer, align, mask, constant(vector, 0.0)])
 
     return Lanes(like)(types.int64, types.int64, like), emit
 
@@ -186,7 +183,7 @@ def kept(typing, lanes, count, like):
     @no_type_check
     def emit(context, builder, signature, arguments):
         vector = arguments[0].type
-        return builder.select(_mask(builder, arguments[1], vector), arguments[0], _constant(vector, 0.0))
+        return builder.select(_mask(builder, arguments[1], vector), arguments[0], constant(vector, 0.0))
 
     return lanes(lanes, types.int64, like), emit
 
@@ -199,7 +196,7 @@ def store_part(typing, address, lanes, count):
     @no_type_check
     def emit(context, builder, signature, arguments):
         value = arguments[1]
-        pointer, align = _at(builder, arguments[0], value.type), ir.IntType(32)(lanes.dtype.bitwidth // 8)
+        pointer, align = pointer_at(builder, arguments[0], value.type), ir.IntType(32)(lanes.dtype.bitwidth // 8)
         _masked(builder, "store", ir.VoidType(), [value, pointer, align, _mask(builder, arguments[2], value.type)])
         return context.get_dummy_value()
 

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 
 ORDER = """
 evssm.shapes evssm.geometry
-evssm.scan_definition evssm.scan_torch evssm.compiled evssm.scan_numba evssm.scan evssm.mamba_ssm evssm.ssd
+evssm.scan_definition evssm.scan_torch evssm.compiled evssm.lanes evssm.scan_numba evssm.scan evssm.mamba_ssm evssm.ssd
 evssm.fused_numba evssm.enlarge_numba evssm.fused evssm.enlarge evssm.layers evssm.tf_layers evssm.scan_selected
 evssm.spectral evssm.windows
 evssm.mixer evssm.mamba2

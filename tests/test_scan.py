@@ -372,7 +372,8 @@ def test_auto_is_numba_on_the_cpu_and_torch_without_it(monkeypatch):
     inputs = {**random_inputs(), "delta_softplus": True}
     assert scan_backends()["numba"] == "available"
     assert torch.equal(selective_scan(**inputs), selective_scan(**inputs, backend="numba"))
-    for module in [name for name in sys.modules if name.split(".")[0] == "numba" or name == "evssm.scan_numba"]:
+    ours = {"evssm.lanes", "evssm.scan_numba"}
+    for module in [name for name in sys.modules if name.split(".")[0] == "numba" or name in ours]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "numba", None)  # an import of it fails from now on
     functions = (scan._backend, scan._state_of_numba)
