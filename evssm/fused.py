@@ -34,8 +34,7 @@ SCHEMAS = (
     "linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
     "linear_backward(Tensor dy, Tensor x, Tensor weight, bool inputs, bool weights) -> (Tensor, Tensor)",
     f"depthwise({CONVOLVED}) -> Tensor",
-    f"depthwise_backward(Tensor dy, {CONVOLVED}, bool weights, Tensor? more)"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    f"depthwise_backward(Tensor dy, {CONVOLVED}, bool weights) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     f"norm({NORMALISED}) -> Tensor",
     f"norm_backward(Tensor dy, {NORMALISED}, bool weights) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     "filter_patches(Tensor x, Tensor gain) -> Tensor",
@@ -199,7 +198,7 @@ class _Depthwise(Function):
     def backward(ctx, dy):
         x, projection, weight, bias, output = ctx.saved_tensors
         weights = any(ctx.needs_input_grad[1:])
-        dx, *gradients = DEPTHWISE_BACKWARD(dy, x, projection, weight, bias, ctx.then, output, weights, None)
+        dx, *gradients = DEPTHWISE_BACKWARD(dy, x, projection, weight, bias, ctx.then, output, weights)
         parameters = zip(gradients, (projection, weight, bias, output), strict=True)
         dprojection, dweight, dbias, doutput = (g if weights and p is not None else None for g, p in parameters)
         return dx, dprojection, dweight, dbias, None, doutput
@@ -212,7 +211,7 @@ def _depthwise_shape(x, projection, weight, bias, then, output):
 
 
 @torch.library.register_fake("evssm::depthwise_backward", lib=OPERATORS)
-def _depthwise_backward_shapes(dy, x, projection, weight, bias, then, output, weights, more):
+def _depthwise_backward_shapes(dy, x, projection, weight, bias, then, output, weights):
     parameters = (projection, weight, weight[:, 0, 0, 0] if bias is None else bias, output)
     return x.new_empty(x.shape), *(x.new_empty(p.shape if weights and p is not None else 0) for p in parameters)
 

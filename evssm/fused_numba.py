@@ -56,7 +56,6 @@ HERD = 64  # pixels that lie between a norm and the products around it
 PANEL = 256  # pixels that a product works on at a time
 SHEAF = 2048  # pixels of one task of a weight's gradient
 STRIP = 64  # rows of one task of a depth-wise convolution; half as many where a single picture is all there is
-STRETCH = 512  # pixels of a long row that are convolved before the next ones
 RUN = 8  # neighbouring pixels that are convolved at a time
 PARTS = 4  # sums that a tap's gradient is added up in, pixels taking turns
 DECAY = 0.25  # of the variable in which the tail of the normal distribution is a polynomial
@@ -351,23 +350,16 @@ def linear_tasks(one, tasks, pixels, inputs, outputs, x, weight, start, y):
 
 @compiled
 @no_type_check
-def linear_back_tasks(one, tasks, pixels, dy, outputs, weight, inputs, dx, rows, height, columns, breadth, sums):
-    """Some tasks' pixels of dx, dy times `outputs inputs`; by task the products of channels of `rows` and `columns`.
-
-    Either is left out where it has no address.
-    """
-    size, none = width(one), Matrix(0, 0, 0)
+def correlation_tasks(one, tasks, pixels, inputs, outputs, x, dy, dweight):
+    """By task, the gradient of the weight `outputs inputs`: its pixels' products of dy and x."""
+    size = width(one)
+    none = Matrix(0, 0, 0)
     for task in range(tasks[0], tasks[1]):
-        own = Matrix(sums.first + task * height * sums.row, sums.row, size)
+        own = Matrix(dweight.first + task * outputs * dweight.row, dweight.row, size)
         for first in range(task * SHEAF, min((task + 1) * SHEAF, pixels), PANEL):
             count = min(PANEL, (task + 1) * SHEAF - first, pixels - first)
-            if dx.first:
-                multiply(count, inputs, outputs, below(dy, first), weight, none, below(dx, first), one)
-            if sums.first:
-                turned, before = Matrix(rows.first + first * rows.row, size, rows.row), own
-                if first == task * SHEAF:
-                    before = none
-                multiply(height, breadth, count, turned, below(columns, first), before, own, one)
+            turned = Matrix(dy.first + first * dy.row, dy.column, dy.row)
+            multiply(outputs, inputs, count, turned, below(x, first), none if first == task * SHEAF else own, own, one)
 
 
 # --- depth-wise convolution -------------------------------------------------------------------------------------------
@@ -406,39 +398,20 @@ def bring(line, source, pixel, w, inside, one):
 
 @compiled
 @no_type_check
-def add_correlations(columns, parts, pairs, line, grad, w, taken, one):
-    """To the sums `taken` of each tap k, pixels taking turns: `grad` times the line's pixel k further on."""
+def add_correlations(columns, parts, pairs, line, grad, w, total, one):
+    """One row of the kernel's gradient: to tap k, the sum over pixels of `grad` times the line's pixel k further on."""
     sums = registers(pairs, one)
     for k in range(len(pairs)):
-        put(sums, k, load(taken + k * VECTOR, one))
+        put(sums, k, fill(0.0, one))
     for x in range(0, w, len(parts)):
         for i in range(len(parts)):
             asked = load(grad + (x + i) * VECTOR, one)
             for k in range(len(columns)):
                 at = k * len(parts) + i
                 put(sums, at, madd(asked, load(line + (x + i + k) * VECTOR, one), take(sums, at, one)))
-    for k in range(len(pairs)):
-        store(taken + k * VECTOR, take(sums, k, one))
-
-
-@compiled
-@no_type_check
-def add_turns(columns, parts, taken, total, one):
-    """To the gradient of each tap of one row of the kernel, its sums over pixels that took turns."""
     for k in range(len(columns)):
         for i in range(len(parts)):
-            more = load(taken + (k * len(parts) + i) * VECTOR, one)
-            store(total + k * VECTOR, add(more, load(total + k * VECTOR, one)))
-
-
-@compiled
-@no_type_check
-def add_line(line, w, total, one):
-    """To one lane vector, all pixels of a line."""
-    so_far = load(total, one)
-    for x in range(w):
-        so_far = add(so_far, load(line + x * VECTOR, one))
-    store(total, so_far)
+            store(total + k * VECTOR, add(take(sums, k * len(parts) + i, one), load(total + k * VECTOR, one)))
 
 
 @compiled
@@ -518,26 +491,16 @@ def turn(taps, turned, count, one):
 
 @compiled
 @no_type_check
-def add_table(columns, parts, pairs, ring, y, grad, w, taken, sums, kernel, one):
-    """What row y adds to the gradients of all taps and, last, the bias; `taken` is room for sums of one row of taps."""
+def add_table(columns, parts, pairs, ring, y, grad, w, sums, kernel, one):
+    """What row y adds to the gradient of the table: all taps, and the bias last."""
     for i in range(kernel.rows):
         line = line_of(ring, y + i - kernel.rows // 2, kernel)
-        clear(taken, len(pairs), one)
-        add_correlations(columns, parts, pairs, line, grad, w, taken, one)
-        add_turns(columns, parts, taken, sums + i * len(columns) * VECTOR, one)
-    add_line(grad, w, sums + kernel.rows * len(columns) * VECTOR, one)
-
-
-@compiled
-@no_type_check
-def add_pixels(target, step, more, other, count, channels, one):
-    """`more` added to some pixels at `target`; `step` and `other` are the bytes to their next ones."""
-    size, lanes = width(one), VECTOR // width(one)
-    for x in range(count):
-        for c in range(0, channels, lanes):
-            at, addend = target + x * step + c * size, more + x * other + c * size
-            total = add(load_lanes(addend, channels - c, one), load_lanes(at, channels - c, one))
-            store_lanes(at, total, channels - c, one)
+        add_correlations(columns, parts, pairs, line, grad, w, sums + i * len(columns) * VECTOR, one)
+    bias = sums + kernel.rows * len(columns) * VECTOR
+    total = load(bias, one)
+    for x in range(w):
+        total = add(total, load(grad + x * VECTOR, one))
+    store(bias, total)
 
 
 @no_type_check
@@ -732,19 +695,16 @@ def own_sums(sums, task):
 @compiled
 @no_type_check
 def depthwise_back_tasks(
-    columns, run, parts, pairs, one, tasks, then, weights, size, kernel, source, weight, bias, sink, dx, more,
-    gradients, scratch,
+    columns, run, parts, pairs, one, tasks, then, weights, size, kernel, source, weight, bias, sink, dx, gradients,
+    scratch,
 ):  # fmt: skip
-    """The gradients of the input in the rows that some tasks stand for; by task those of the parameters, if wanted.
-
-    To those of the input, `more` is added where it is given.
-    """
+    """The gradients of the input in the rows that some tasks stand for; by task those of the parameters, if wanted."""
     lanes, halves, reach = VECTOR // width(one), 2 if then == GATED else 1, kernel.rows // 2
     tiles, count = (size.channels + lanes - 1) // lanes, kernel.rows * len(columns) + 1
     table_bytes, ring_bytes = halves * tiles * count * VECTOR, halves * tiles * kernel.rows * kernel.line
     sums, rings = scratch + 2 * table_bytes, scratch + 3 * table_bytes
     grads, totals = rings + ring_bytes, rings + 2 * ring_bytes
-    line, taken = totals + halves * kernel.line, totals + (halves + 1) * kernel.line
+    line = totals + halves * kernel.line
     clear(rings, 2 * ring_bytes // VECTOR, one)
     for task in range(tasks[0], tasks[1]):
         (picture, top, bottom), own = strip_of(task, size), own_sums(gradients, task)
@@ -780,7 +740,7 @@ def depthwise_back_tasks(
                     if weights and top <= row < bottom:
                         grad = line_of(tile.ring + ring_bytes, row, kernel) + kernel.before * VECTOR
                         total = tile.taps + 2 * table_bytes
-                        add_table(columns, parts, pairs, tile.ring, row, grad, size.w, taken, total, kernel, one)
+                        add_table(columns, parts, pairs, tile.ring, row, grad, size.w, total, kernel, one)
                     if row >= top + reach:
                         back, ring = tile.taps + table_bytes, tile.ring + ring_bytes
                         convolve(columns, run, ring, row - reach, back, size.w, totals, kernel, one)
@@ -788,125 +748,8 @@ def depthwise_back_tasks(
                             totals, row - reach, source, dx, tile.channel == 0, own.projection, weights, picture,
                             tile.channel, size, tile.inside, one,
                         )  # fmt: skip
-            if more.first and row >= top + reach:
-                target, addend = row_of(dx, picture, row - reach, 0, one), row_of(more, picture, row - reach, 0, one)
-                channels = source.inputs if source.inputs else halves * size.channels
-                add_pixels(target, dx.pixel, addend, more.pixel, size.w, channels, one)
         if weights:
             store_taps(tiles, halves, size, count, kernel, sums, own, one)
-
-
-# Where pictures and kernel have one row only, each stretch of it is worked on for itself, and its ends once more for
-# its neighbours, so that no line leaves the caches.
-
-
-@compiled
-@no_type_check
-def bring_stretch(line, left, count, source, picture, channel, size, inside, kernel, one):
-    """Some pixels from the pixel `left` on, times the matrix if there is one, into a line; zeros beyond the ends."""
-    low, high, maps, number = max(left, 0), min(left + count, size.w), source.maps, width(one)
-    clear(line, low - left, one)
-    if high < left + count:
-        clear(line + (high - left) * VECTOR, kernel.line // VECTOR - (high - left), one)
-    target = line + (low - left) * VECTOR
-    if source.inputs:
-        pixels = Matrix(row_of(maps, picture, 0, 0, one) + low * maps.pixel, maps.pixel, number)
-        weight = Matrix(source.turned + channel * number, source.outputs * number, number)
-        none, products = Matrix(0, 0, 0), Matrix(target, VECTOR, number)
-        multiply(high - low, inside, source.inputs, pixels, weight, none, products, one)
-    else:
-        bring(target, row_of(maps, picture, 0, channel, one) + low * maps.pixel, maps.pixel, high - low, inside, one)
-
-
-@compiled
-@no_type_check
-def moved_to(maps, pixel):
-    """`maps` from a later pixel of their rows on."""
-    return Maps(maps.first + pixel * maps.pixel, maps.picture, maps.row, maps.pixel)
-
-
-@compiled
-@no_type_check
-def part_of(size, w):
-    """The extent of some pixels of every row."""
-    return Size(size.pictures, size.h, w, size.channels, size.strip)
-
-
-@compiled
-@no_type_check
-def end_from(end, pixel):
-    """`end` from a later pixel of its rows on."""
-    return End(moved_to(end.maps, pixel), end.inputs, end.outputs, end.weight, end.turned)
-
-
-@compiled
-@no_type_check
-def sequence_tasks(columns, run, one, tasks, size, kernel, source, weight, bias, sink, scratch):
-    """What `depthwise_tasks` does, for rows."""
-    lanes, reach, count = VECTOR // width(one), kernel.before, len(columns) + 1
-    tiles = (size.channels + lanes - 1) // lanes
-    line = scratch + tiles * count * VECTOR
-    total = line + kernel.line
-    clear(line, kernel.line // VECTOR, one)
-    for number in range(tiles):
-        inside, taps = min(lanes, size.channels - number * lanes), scratch + number * count * VECTOR
-        load_taps(weight, bias, number * lanes, inside, taps, count, one)
-    for task in range(tasks[0], tasks[1]):
-        for left in range(0, size.w, STRETCH):
-            here, part = end_from(sink, left), part_of(size, min(STRETCH, size.w - left))
-            for number in range(tiles):
-                channel, taps = number * lanes, scratch + number * count * VECTOR
-                inside = min(lanes, size.channels - channel)
-                bring_stretch(line, left - reach, part.w + 2 * reach, source, task, channel, size, inside, kernel, one)
-                convolve(columns, run, line, 0, taps, part.w, total, kernel, one)
-                finish_row(total, 0, here, task, channel, part, inside, one)
-
-
-@compiled
-@no_type_check
-def sequence_back_tasks(
-    columns, run, parts, pairs, one, tasks, weights, size, kernel, source, weight, bias, sink, dx, more, gradients,
-    scratch,
-):  # fmt: skip
-    """What `depthwise_back_tasks` does, for rows."""
-    lanes, reach, count = VECTOR // width(one), kernel.before, len(columns) + 1
-    tiles = (size.channels + lanes - 1) // lanes
-    table_bytes = tiles * count * VECTOR
-    back, sums, taken = scratch + table_bytes, scratch + 2 * table_bytes, scratch + 3 * table_bytes
-    line = taken + tiles * len(pairs) * VECTOR
-    grads, total = line + kernel.line, line + 2 * kernel.line
-    clear(line, 2 * kernel.line // VECTOR, one)
-    for number in range(tiles):
-        at, inside = number * count * VECTOR, min(lanes, size.channels - number * lanes)
-        load_taps(weight, bias, number * lanes, inside, scratch + at, count, one)
-        turn(scratch + at, back + at, count, one)
-    for task in range(tasks[0], tasks[1]):
-        own = own_sums(gradients, task)
-        clear(sums, tiles * (count + len(pairs)), one)
-        for left in range(0, size.w, STRETCH):
-            w = min(STRETCH, size.w - left)
-            here, target, part = end_from(source, left), moved_to(dx, left), part_of(size, w)
-            for number in range(tiles):
-                channel, at = number * lanes, number * count * VECTOR
-                inside, turns = min(lanes, size.channels - channel), taken + number * len(pairs) * VECTOR
-                bring_stretch(grads, left - reach, w + 2 * reach, sink, task, channel, size, inside, kernel, one)
-                if weights:
-                    bring_stretch(line, left - reach, w + 2 * reach, source, task, channel, size, inside, kernel, one)
-                    add_correlations(columns, parts, pairs, line, grads + reach * VECTOR, w, turns, one)
-                    add_line(grads + reach * VECTOR, w, sums + at + (count - 1) * VECTOR, one)
-                convolve(columns, run, grads, 0, back + at, w, total, kernel, one)
-                give_row(
-                    total, 0, here, target, number == 0, own.projection, weights, task, channel, part, inside, one
-                )  # fmt: skip
-            if more.first:
-                addend, channels = moved_to(more, left), source.inputs if source.inputs else size.channels
-                first, other = row_of(target, task, 0, 0, one), row_of(addend, task, 0, 0, one)
-                add_pixels(first, dx.pixel, other, more.pixel, w, channels, one)
-        if weights:
-            for number in range(tiles):
-                turns = taken + number * len(pairs) * VECTOR
-                add_turns(columns, parts, turns, sums + number * count * VECTOR, one)
-            store_taps(tiles, 1, size, count, kernel, sums, own, one)
 
 
 # --- norms ------------------------------------------------------------------------------------------------------------
@@ -1276,27 +1119,19 @@ def depthwise(x, projection, weight, bias, then, output):
     """`b h w c` maps, times a matrix or as they are, convolved with zeros around them, activated, times a matrix."""
     b, h, w, _ = x.shape
     size, one = _size(x, len(weight) // (2 if then == GATED else 1)), _like(x)
-    y, row = x.new_empty(b, h, w, size.channels if output is None else len(output)), _is_row(x, weight, then, output)
+    y = x.new_empty(b, h, w, size.channels if output is None else len(output))
     (source, held), (sink, also_held) = _end(x, projection, False, True), _end(y, output, False, True)
-    kernel, columns = _kernel(weight, min(w, STRETCH) if row else w)
+    kernel, columns = _kernel(weight, w)
     taps, bias = weight.contiguous(), None if bias is None else bias.contiguous()
     own, start = taps.data_ptr(), _address(bias)
     _share_out(
         b * ceil(h / size.strip), _vectors(weight, size, kernel, (1, 1), 2, one), b * h * w * weight.numel(),
-        lambda some, scratch: sequence_tasks(
-            columns, (0,) * RUN, one, some, size, kernel, source, own, start, sink, scratch
-        )
-        if row
-        else depthwise_tasks(columns, (0,) * RUN, one, some, then, size, kernel, source, own, start, sink, scratch),
+        lambda some, scratch: depthwise_tasks(
+            columns, (0,) * RUN, one, some, then, size, kernel, source, own, start, sink, scratch
+        ),
     )  # fmt: skip
     del held, also_held
     return y
-
-
-@no_type_check
-def _is_row(x, weight, then, output):
-    """Whether these are convolutions of rows with nothing after them, which have kernels of their own."""
-    return x.shape[1] == weight.shape[2] == 1 and then == PLAIN and output is None
 
 
 @no_type_check
@@ -1316,33 +1151,23 @@ def _summed(room, *parameters):
 
 
 @no_type_check
-def depthwise_backward(dy, x, projection, weight, bias, then, output, weights, more):
-    """The gradients of x, plus `more`, and of projection, weight, bias and output, which are empty unless `weights`."""
+def depthwise_backward(dy, x, projection, weight, bias, then, output, weights):
+    """The gradients of x, and of projection, weight, bias and output, which are empty unless `weights`."""
     b, h, w, c = x.shape
     size, one = _size(x, len(weight) // (2 if then == GATED else 1)), _like(x)
     (source, held), (sink, also_held) = _end(x, projection, True, True), _end(dy, output, True, False)
-    row, tasks, more = (
-        _is_row(x, weight, then, output),
-        b * ceil(h / size.strip),
-        None if more is None else _readable(more),
-    )
-    kernel, columns = _kernel(weight, min(w, STRETCH) if row else w)
+    (kernel, columns), tasks = _kernel(weight, w), b * ceil(h / size.strip)
     taps, bias = weight.contiguous(), None if bias is None else bias.contiguous()
     dx, target = x.new_empty(b, h, w, c), weight[:, 0, 0, 0] if bias is None else bias
     parameters = (projection, weight, target, output) if weights else (None,) * 4
     room, places = _room_for_sums(x, tasks, *parameters)
     own, start, results = taps.data_ptr(), _address(bias), _maps(dx)
-    sums, addend = Sums(*places, room.stride(0) * x.element_size()), NO_END.maps if more is None else _maps(more)
-    lengths = columns, (0,) * RUN, (0,) * PARTS, (0,) * PARTS * len(columns)
-    turns = ceil(len(weight) * one.itemsize / VECTOR) * len(lengths[-1])
+    sums = Sums(*places, room.stride(0) * x.element_size())
     _share_out(
-        tasks, _vectors(weight, size, kernel, (3, 2), 3, one) + turns, b * h * w * weight.numel(),
-        lambda some, scratch: sequence_back_tasks(
-            *lengths, one, some, weights, size, kernel, source, own, start, sink, results, addend, sums, scratch
-        )
-        if row
-        else depthwise_back_tasks(
-            *lengths, one, some, then, weights, size, kernel, source, own, start, sink, results, addend, sums, scratch
+        tasks, _vectors(weight, size, kernel, (3, 2), 3, one), b * h * w * weight.numel(),
+        lambda some, scratch: depthwise_back_tasks(
+            columns, (0,) * RUN, (0,) * PARTS, (0,) * PARTS * len(columns), one, some, then, weights, size, kernel,
+            source, own, start, sink, results, sums, scratch,
         ),
     )  # fmt: skip
     del held, also_held
@@ -1439,11 +1264,11 @@ def _matrix(x):
 
 
 @no_type_check
-def linear(x, weight, bias):
-    """The last axis of x times `weight` transposed, plus the bias if there is one."""
-    (outputs, inputs), one = weight.shape, _like(x)
+def _product(x, weight, bias):
+    """Pixels times the weight `inputs outputs`, plus the bias if there is one."""
+    (inputs, outputs), one = weight.shape, _like(x)
     y = x.new_empty(*x.shape[:-1], outputs)
-    held = [_pixels(x), weight.T.contiguous(), None if bias is None else bias.expand(1, outputs), y.view(-1, outputs)]
+    held = [_pixels(x), weight.contiguous(), None if bias is None else bias.expand(1, outputs), y.view(-1, outputs)]
     maps, pixels = [_matrix(t) for t in held], held[0].shape[2]
     maps[2] = maps[2]._replace(row=0)  # the same for every pixel
     _share_out(
@@ -1454,26 +1279,32 @@ def linear(x, weight, bias):
 
 
 @no_type_check
-def linear_backward(dy, x, weight, inputs, weights):
-    """The gradients of x and the weight, each where wanted and otherwise empty."""
-    (rows, columns), one, held = weight.shape, _like(x), [_pixels(dy), _pixels(x), weight.contiguous()]
-    pixels = held[0].shape[2]
-    tasks, across = ceil(pixels / SHEAF), columns < VECTOR // x.element_size()  # the longer side along the lanes
-    dx = x.new_empty(*x.shape[:-1], columns) if inputs else x.new_empty(0)
-    parts = x.new_empty(tasks, *((columns, rows) if across else (rows, columns)) if weights else (0,))
-    asked, found, matrix = map(_matrix, held)
-    left, right = (found, asked) if across else (asked, found)
-    height, breadth = (columns, rows) if across else (rows, columns)
-    target = _matrix(dx.view(-1, columns) if inputs else None)
-    sums = _matrix(parts if weights else None)
+def linear(x, weight, bias):
+    """The last axis of x times `weight` transposed, plus the bias if there is one."""
+    return _product(x, weight.T, bias)
+
+
+@no_type_check
+def _correlation(x, y):
+    """The sum over pixels of the products of y's channels, rows, with x's channels, columns."""
+    held, one = [_pixels(x), _pixels(y)], _like(x)
+    pixels, rows, columns = held[0].shape[2], y.shape[-1], x.shape[-1]
+    tasks = ceil(pixels / SHEAF)
+    parts = x.new_empty(tasks, rows, columns)
+    maps = [_matrix(t) for t in (*held, parts)]
     _share_out(
         tasks, 0, pixels * rows * columns // 16,
-        lambda some, _: linear_back_tasks(
-            one, some, pixels, asked, rows, matrix, columns, target, left, height, right, breadth, sums
-        ),
+        lambda some, _: correlation_tasks(one, some, pixels, columns, rows, *maps),
     )  # fmt: skip
-    del held
-    if not weights:
-        return dx, x.new_empty(0)
-    dweight = parts.sum(0) if tasks > 1 else parts[0]
-    return dx, dweight.T if across else dweight
+    return parts.sum(0) if tasks > 1 else parts[0]
+
+
+@no_type_check
+def linear_backward(dy, x, weight, inputs, weights):
+    """The gradients of x and the weight, each where wanted and otherwise empty."""
+    dx, dweight = _product(dy, weight, None) if inputs else x.new_empty(0), x.new_empty(0)
+    if weights and len(weight.T) < VECTOR // x.element_size():
+        dweight = _correlation(dy, x).T  # the longer side along the lanes
+    elif weights:
+        dweight = _correlation(x, dy)
+    return dx, dweight

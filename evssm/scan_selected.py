@@ -108,10 +108,11 @@ class _ScanSelected(Function):
         ds = torch.cat([ddelta.view(b, h * w, rank), dB.squeeze(2), dC.squeeze(2)], dim=-1)
         x = sequence[:, None] if weight.dim() == 3 else u
         dx, dprojection, dweight, dbias, _ = DEPTHWISE_BACKWARD(
-            ds.view(*x.shape[:3], -1), x, projection, _kernel(weight), bias, PLAIN, None, weights, du.view(x.shape)
+            ds.view(*x.shape[:3], -1), x, projection, _kernel(weight), bias, PLAIN, None, weights
         )
+        du = du.add_(dx.view(du.shape)).view(u.shape)
         gradients = (dprojection, dweight.view(weight.shape), dbias, dsteps) if weights else (None,) * 4
-        return None, dx.view(u.shape), *gradients, dA, dD, dstep_bias
+        return None, du, *gradients, dA, dD, dstep_bias
 
 
 def _parts(s, rank):
