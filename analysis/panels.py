@@ -120,8 +120,9 @@ def weights_note(made: Iterable[Mapping[str, Any]]) -> str:
         return "" if kind == "networks" else f"{kind}; "
     steps = ", ".join(map(str, sorted({one["provenance"]["steps"] for one in trained})))
     data = "; ".join(sorted({str(one["provenance"]["data"]).partition(", data seed")[0] for one in trained}))
-    seeds = max(len(one.get("pooled", [0])) for one in trained)
-    return f"{kind}, {steps} training steps on {data}, {seeds} seed{'s' * (seeds > 1)}; "
+    counts = sorted({len(one.get("pooled", [0])) for one in trained})
+    seeds = f"{' or '.join(map(str, counts))} seed{'s' * (counts[-1] > 1)}{' each' * (len(counts) > 1)}"
+    return f"{kind}, {steps} training steps on {data}, {seeds}; "
 
 
 def _count(things: Sequence[Any], name: str) -> str:

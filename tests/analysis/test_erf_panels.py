@@ -65,7 +65,7 @@ def test_untrained_weights_are_named_in_their_panel_alone():
 def test_the_note_on_weights_says_what_is_known():
     made = {"network": "nafnet-compact", "provenance": {"steps": 5, "data": "noise, data seed 3"}}
     other = {"network": "evssm-compact", "provenance": {"steps": 7, "data": "noise"}, "pooled": ["a", "b"]}
-    assert weights_note([made, other]) == "compact networks, 5, 7 training steps on noise, 2 seeds; "
+    assert weights_note([made, other]) == "compact networks, 5, 7 training steps on noise, 1 or 2 seeds each; "
     assert weights_note([{"network": "evssm-compact"}]) == "compact networks; "
     assert weights_note([{"network": "mine"}, made]).startswith("networks, 5 training steps")
     assert weights_note([{"network": "mine"}]) == ""
