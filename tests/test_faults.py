@@ -73,6 +73,7 @@ def fatal():
 
 
 def training(folder, **options):
+    torch.set_num_threads(1)  # in the process that is killed too: digits depend on it
     return train("nafnet-compact", Noise(), Noise(length=2), CONFIG, folder, overrides=TINY, **options)
 
 

@@ -15,6 +15,8 @@ def test_there_are_notebooks():
     assert SOURCES
 
 
+# Outside a kernel, ipympl passes its toolbar an argument that traitlets no longer wants.
+@pytest.mark.filterwarnings("ignore:(?s).*Passing unrecognized arguments to super:DeprecationWarning")
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 def test_it_runs(source, monkeypatch, tmp_path):
     matplotlib.use("Agg")

@@ -229,10 +229,13 @@ def test_lam_is_the_definition_of_gu_and_dong():
 
 
 def test_the_gap_shows_an_integral_that_was_not_done():
-    net, x = Bent().eval(), 3 * image()
-    one, many = (local_attribution(net, x, BOX, method="integrated_gradients", steps=n) for n in (1, 60))
-    assert many.completeness_gap < 0.05
-    assert one.completeness_gap > 2 * many.completeness_gap
+    net, one, many = Bent().eval(), 0.0, 0.0
+    for _ in range(10):  # a single step is right by chance now and then
+        x = 3 * image()
+        one += local_attribution(net, x, BOX, method="integrated_gradients", steps=1).completeness_gap
+        many += local_attribution(net, x, BOX, method="integrated_gradients", steps=60).completeness_gap
+    assert many < 10 * 0.05
+    assert one > 2 * many
 
 
 # --- statistics -------------------------------------------------------------------------------------------------------
