@@ -75,7 +75,8 @@ def ablation_table(ablation: Ablation, measured: Mapping[str, Measured], *, data
     found = verdicts(ablation, measured)
     if found:
         lines += ["", "## Does the published effect show at compact scale?", "", *(f"- {verdict}" for verdict in found)]
-    commands = [f"evssm train {m.paper} --profile paper --data GOPRO_Large" for m in ablation.methods if m.paper]
+    dataset = "DPDD" if ablation.table == "13" else "GOPRO_Large"
+    commands = [f"evssm train {m.paper} --profile paper --data {dataset}" for m in ablation.methods if m.paper]
     lines += ["", "## At the paper's scale", "", *(f"    {command}" for command in dict.fromkeys(commands))]
     return "\n".join(lines) + "\n"
 

@@ -170,8 +170,10 @@ def _draw_one(ax: Axes, method: str, found: Attribution) -> None:
 
 
 def percent(share: float) -> str:
-    """A share in percent with two digits that count."""
-    return f"{100 * share:.2g} %" if share < 10 else f"{share:.2g} times"
+    """A share in percent, with two digits that count below one percent, and in times from ten on."""
+    if share < 10:
+        return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"
+    return f"{share:.2g} times"
 
 
 def _draw_whole(

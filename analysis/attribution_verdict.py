@@ -44,6 +44,9 @@ def check_attributions(
     *,
     baseline: Tensor | None = None,
     select: Select | None = None,
+    batch: int = 1,
+    depth: int = 4,
+    draws: int = 3,
     seed: int = 0,
     track: Tracks = silent,
 ) -> dict[str, MapVerdict]:
@@ -51,8 +54,9 @@ def check_attributions(
 
     Pixels are replaced in a map's order by those of the baseline that it was made with, and asked is the region of the
     output (`faithfulness`): its own, and `ELSEWHERE` more with maps made alike. Then it is made again by copies with
-    redrawn weights. `baseline` is the image that it compares with where that has no name. One image says nothing of
-    others. `track` makes a progress callback per task.
+    redrawn weights, `depth` and `draws` of `weight_randomisation`. `baseline` is the image that it compares with where
+    that has no name. One image says nothing of others. `batch` images with replaced pixels share a forward pass;
+    `track` makes a progress callback per task.
     """
     x = single_image(net, image)
 
@@ -71,6 +75,7 @@ def check_attributions(
             residual=made["residual"],
             select=select,
             steps=STEPS,
+            batch=batch,
             seed=seed,
             progress=track(f"order of {name}"),
         )
@@ -80,7 +85,7 @@ def check_attributions(
         return {name: again(network, one, one.box) for name, one in found.items()}
 
     places = {name: _middle(one.box) for name, one in found.items()}
-    return _verdicts(net, x, maps, places, order, found, seed, track)
+    return _verdicts(net, x, maps, places, order, found, seed, track, depth=depth, draws=draws)
 
 
 def check_layers(
@@ -150,13 +155,14 @@ def _verdicts(
     found: Mapping[str, Any],
     seed: int,
     track: Tracks,
+    **redrawing: int,
 ) -> dict[str, MapVerdict]:
     """Both verdicts of each map, or why there is none."""
 
     def redraw() -> dict[str, Randomisation]:
         if not isinstance(net, nn.Module):
             raise ValueError("a plain function has no weights to redraw")
-        return weight_randomisations(net, x[0], maps, places, seed=seed, progress=track("weights"))
+        return weight_randomisations(net, x[0], maps, places, seed=seed, progress=track("weights"), **redrawing)
 
     redrawn = tried("weights", redraw)
     return {

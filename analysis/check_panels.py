@@ -18,15 +18,19 @@ from analysis.randomisation import Randomisation
 def check_panels(verdicts: Mapping[str, MapVerdict], untrained: Mapping[str, bool], *, width: float = 7.16) -> Figure:
     """For each named network: curves of deletion and insertion, likeness under redrawn weights, R_90 by images.
 
-    A check that could not be made says why in its place; below stands each verdict in words. `untrained` says whose
-    weights are, in the picture too. Drawn under `PAPER_STYLE`; saving is the caller's.
+    The last column is left out where no map is of several images. A check that could not be made says why in its place;
+    below stands each verdict in words. `untrained` says whose weights are, in the picture too. Drawn under
+    `PAPER_STYLE`; saving is the caller's.
     """
+    columns = 2 + any(isinstance(verdict.images, Convergence) for verdict in verdicts.values())
     text = "\n".join(fill(f"{name}: {verdict}", int(width * 23)) for name, verdict in verdicts.items())
     height = 1.75 * len(verdicts) + 0.11 * (text.count("\n") + 1) + 0.1
     with paper_style():
-        figure, grid = plt.subplots(len(verdicts), 3, figsize=(width, height), squeeze=False, layout="constrained")
+        figure, grid = plt.subplots(
+            len(verdicts), columns, figsize=(width, height), squeeze=False, layout="constrained"
+        )
         for axes, (name, verdict) in zip(grid, verdicts.items(), strict=True):
-            for ax, part in zip(axes, (verdict.order, verdict.weights, verdict.images), strict=True):
+            for ax, part in zip(axes, (verdict.order, verdict.weights, verdict.images), strict=False):
                 if isinstance(part, Faithfulness):
                     draw_orders(ax, part.counts, part.deletion, part.insertion)
                 elif isinstance(part, Randomisation):

@@ -14,7 +14,7 @@ from torch import Tensor
 from analysis.activation_plots import draw_scale
 from analysis.attribution_figure import draw_attribution, draw_region
 from analysis.layer_attributions import KINDS, LayerMap
-from analysis.panels import PAPER_STYLE
+from analysis.panels import paper_style
 
 Number = float | int
 
@@ -43,7 +43,7 @@ def layer_panels(
     edge = 0.9 * width / columns
     height = ((edge - 0.15) * h / w + 0.5) * sum(lines.values()) + 0.1 * (text.count("\n") + 2)
     pixels = image.detach().cpu().double().permute(1, 2, 0).numpy()
-    with plt.style.context(PAPER_STYLE):
+    with paper_style():
         figure, grid = plt.subplots(
             sum(lines.values()), columns, figsize=(width, height), squeeze=False, layout="compressed"
         )

@@ -57,6 +57,7 @@ figure = activation_panels(rows, image)
 
 # %%
 elsewhere = caches["evssm-compact"].rows((30, 120))
+figure = activation_panels({"evssm-compact": elsewhere}, image)
 {stage: f"largest {np.abs(row.map).max():.1e}, error {row.check():.0e}" for stage, row in elsewhere.items()}
 
 # %% [markdown]

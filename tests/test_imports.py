@@ -46,6 +46,7 @@ analysis.kept_rows analysis.activation_plots analysis.activation_figure
 analysis.regions analysis.lam analysis.attribution analysis.attributions
 analysis.questions analysis.engines analysis.fan_out
 analysis.layer_attributions analysis.attribution_verdict analysis.attribution_figure analysis.layer_figure
+analysis.attribution_table analysis.view_shift
 analysis.comparison analysis.comparison_figure
 analysis.scan_health analysis.artefacts analysis.artefact_figure
 analysis.instance_norms analysis.growth analysis.knock_outs analysis.half_planes analysis.knock_out_table analysis.modes

@@ -1,5 +1,7 @@
 """Attributions judged by what replacing pixels does: closed forms, frames, and methods that must fail."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from torch import nn
 from untouched import untouched
 
 from analysis import attribution_verdict
+from analysis.attribution_table import attribution_table
 from analysis.attribution_verdict import ELSEWHERE, check_attributions, check_layers
 from analysis.attributions import METHODS, local_attribution
 from analysis.layer_attributions import KINDS, layer_attribution, load_layers, save_layers
@@ -53,6 +56,19 @@ def test_of_a_linear_network_the_deletion_curve_is_the_cumulative_sum_of_the_map
     assert order.deletion.shape[0] == 1 + ELSEWHERE
     assert order.word == "shown, beyond distance"
     assert order.baseline == "black"
+
+
+def test_the_table_says_of_each_map_what_its_checks_said():
+    net, x = Weighted(), image()
+    maps = {m: local_attribution(net, x, BOX, method=m, reduce="sum") for m in ("gradient_x_input", "occlusion")}
+    verdicts = check_attributions(net, x, maps)
+    verdicts["occlusion"] = replace(verdicts["occlusion"], order="order not judged: flat", weights="not judged either")
+    exact, coarse = attribution_table(maps, verdicts).splitlines()[2:]
+    order = verdicts["gradient_x_input"].order
+    assert exact.startswith("| gradient x input | ")
+    assert f"| {order.gain('nearest'):+.3f} | {order.gain('random'):+.3f} | shown, beyond distance | depends" in exact
+    assert float(exact.split(" | ")[1].removesuffix(" %")) < 1e-6  # a linear network leaves no gap
+    assert coarse.endswith("| - | - | not judged | not judged |")
 
 
 def test_a_method_that_says_the_opposite_or_knows_no_weights_is_found_out(monkeypatch):
