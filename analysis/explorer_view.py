@@ -6,6 +6,7 @@ the thread that made them, which has an event loop wherever there is a screen.
 """
 
 import asyncio
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from html import escape
@@ -353,7 +354,9 @@ def _canvas() -> Any:
     if mpl.get_backend() != before:
         mpl.use(before)  # the import would make a widget of every figure of the process
     canvas = Canvas(Figure(figsize=(LEFT / DPI, LEFT / DPI), dpi=DPI, facecolor="white"))
-    FigureManager(canvas, 0)
+    with warnings.catch_warnings():  # its toolbar hands traitlets an argument that this no longer wants
+        warnings.simplefilter("ignore", DeprecationWarning)
+        FigureManager(canvas, 0)
     if canvas.manager.key_press_handler_id is not None:
         canvas.mpl_disconnect(canvas.manager.key_press_handler_id)
     canvas.header_visible = canvas.footer_visible = canvas.toolbar_visible = canvas.resizable = False

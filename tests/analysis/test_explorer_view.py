@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import warnings
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from io import BytesIO
@@ -34,9 +33,7 @@ def view(tmp_path):
         {name: lambda image=image: image for name, image in images.items()},
         {name: lambda net=net: net for name, net in nets.items()},
     )
-    with warnings.catch_warnings():  # outside a kernel, ipympl passes an argument that traitlets no longer wants
-        warnings.simplefilter("ignore", DeprecationWarning)
-        made = importlib.import_module("analysis.explorer_view").ExplorerView(explorer, tmp_path / "out")
+    made = importlib.import_module("analysis.explorer_view").ExplorerView(explorer, tmp_path / "out")
     made.wait()
     return made
 
