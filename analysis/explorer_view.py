@@ -64,7 +64,7 @@ class ExplorerView:
         self._silent, self._turn = False, 0
         self._make_controls()
         self.canvas = _canvas()
-        self.picture = widgets.Image(format="png", layout=widgets.Layout(max_width=f"{RIGHT}px"))
+        self.picture = widgets.Image(format="png", layout=widgets.Layout(flex="0 1 auto", min_width="0", height="auto"))
         for event, handler in (
             ("button_press_event", self._press),
             ("motion_notify_event", self._drag),
@@ -114,7 +114,7 @@ class ExplorerView:
         self.cancel.on_click(lambda _: self._stop())
 
     def _arranged(self) -> widgets.VBox:
-        row, middle = widgets.HBox, widgets.Layout(align_items="center", grid_gap="4px")
+        row, middle = widgets.HBox, widgets.Layout(align_items="center", grid_gap="4px", flex_flow="row wrap")
         left = widgets.VBox([self.canvas], layout=widgets.Layout(width=f"{LEFT + 16}px", flex="0 0 auto"))
         return widgets.VBox(
             [
