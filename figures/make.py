@@ -31,7 +31,8 @@ those is not run again."""
 def main(names: list[str]) -> None:
     known = (*SCRIPTS, REPORT)
     if unknown := sorted(set(names) - set(known)):
-        sys.exit(f"no figure is called {', '.join(unknown)}; there are {', '.join(known)}")
+        print(f"no figure is called {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)
+        sys.exit(2)
     torch.set_num_threads(1)  # so that no digit depends on the machine's cores
     chosen = [name for name in names or SCRIPTS if name != REPORT]
     with progress() as track:
@@ -85,4 +86,8 @@ def _digests(files: Iterable[Path]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except KeyboardInterrupt:
+        print("interrupted; what is finished is whole, and the same command goes on from there", file=sys.stderr)
+        sys.exit(130)

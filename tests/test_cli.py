@@ -669,3 +669,20 @@ def test_the_selected_output_is_measured_and_traced(run, tmp_path, own_pair):
     status, out, _ = run("trace", own_pair, "a.png", "--select", "-1", "--out", "made")
     assert status == 0
     assert "output: " in out
+
+
+def test_figures_runs_the_projects_script_and_hands_its_status_on(run, tmp_path, monkeypatch):
+    script = tmp_path / "make.py"
+    monkeypatch.setattr("evssm.cli.figures.MAKER", script)
+    status, _, err = run("figures")
+    assert (status, err.count("\n")) == (2, 1)
+    assert str(script) in err
+    script.write_text("import pathlib, sys; pathlib.Path('asked').write_text(' '.join(sys.argv[1:])); sys.exit(3)")
+    assert run("figures", "a", "b")[0] == 3
+    assert (tmp_path / "asked").read_text() == "a b"
+
+
+def test_figures_names_the_figures_that_there_are(tmp_path):
+    ended = subprocess.run(["evssm", "figures", "none"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert "there are erf_networks, erf_transforms" in ended.stderr

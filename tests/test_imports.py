@@ -57,7 +57,7 @@ analysis.jobs analysis.recent analysis.explorer_choices analysis.explorer analys
 analysis
 evssm.cli.app evssm.cli.common evssm.cli.options evssm.cli.ablate evssm.cli.activation evssm.cli.attribute
 evssm.cli.cost evssm.cli.data evssm.cli.deblur evssm.cli.erf
-evssm.cli.evaluate evssm.cli.family evssm.cli.layers evssm.cli.measure evssm.cli.networks
+evssm.cli.evaluate evssm.cli.family evssm.cli.figures evssm.cli.layers evssm.cli.measure evssm.cli.networks
 evssm.cli.trace evssm.cli.train
 evssm.cli.page
 evssm.cli.explore

@@ -17,6 +17,7 @@ from evssm.cli import (  # noqa: F401
     evaluate,
     explore,
     family,
+    figures,
     layers,
     measure,
     networks,
