@@ -659,18 +659,14 @@ def depthwise_tasks(columns, run, one, tasks, then, size, kernel, source, weight
 
 @compiled
 @no_type_check
-def store_taps(tiles, halves, size, count, kernel, sums, own, one):
-    """One task's gradients of the taps and the bias, from lane vectors to where they belong."""
-    number_bytes = width(one)
+def store_table(tiles, halves, size, count, kernel, sums, own, one):
+    """One task's gradients of the taps, one of all channels after the other, and of the bias behind them."""
     for number in range(tiles):
         for half in range(halves):
             tile = tile_of(number, half, halves, size, count, kernel, sums, 0, one)
-            for c in range(tile.inside):
-                source, channel = tile.taps + c * number_bytes, tile.channel + c
-                for k in range(count - 1):
-                    place = own.weight + (channel * (count - 1) + k) * number_bytes
-                    poke(place, peek(source + k * VECTOR, one), one)
-                poke(own.bias + channel * number_bytes, peek(source + (count - 1) * VECTOR, one), one)
+            for k in range(count):
+                place = own.weight + (k * halves * size.channels + tile.channel) * width(one)
+                store_part(place, load(tile.taps + k * VECTOR, one), tile.inside)
 
 
 @no_type_check
@@ -749,7 +745,7 @@ def depthwise_back_tasks(
                             tile.channel, size, tile.inside, one,
                         )  # fmt: skip
         if weights:
-            store_taps(tiles, halves, size, count, kernel, sums, own, one)
+            store_table(tiles, halves, size, count, kernel, sums, own, one)
 
 
 # --- norms ------------------------------------------------------------------------------------------------------------
@@ -1144,10 +1140,22 @@ def _room_for_sums(x, tasks, *parameters):
 
 
 @no_type_check
-def _summed(room, *parameters):
-    """The gradients of the parameters from those by task; empty for None."""
-    parts = room.sum(0).split([0 if p is None else p.numel() for p in parameters])
-    return [part if p is None else part.view(p.shape) for part, p in zip(parts, parameters, strict=True)]
+def _summed(room, projection, weight, bias, output):
+    """The gradients of the parameters from those by task; empty for None.
+
+    Those of weight and bias stand as one table, a tap of all channels after the other and the bias last. It is summed
+    apart from the matrices: torch adds the last columns of a tensor in another order than the rest, so that what
+    stands beside a column would change its last digit.
+    """
+    before, taps, channels, after = (0 if p is None else p.numel() for p in (projection, weight, bias, output))
+    dprojection, table, doutput = (part.sum(0) for part in room.split([before, taps + channels, after], dim=1))
+    dweight, dbias = table.split([taps, channels])
+    return [
+        dprojection if projection is None else dprojection.view(projection.shape),
+        dweight if weight is None else dweight.view(-1, channels).T.reshape(weight.shape),
+        dbias,
+        doutput if output is None else doutput.view(output.shape),
+    ]
 
 
 @no_type_check

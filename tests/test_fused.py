@@ -212,3 +212,22 @@ def test_threads_change_nothing():
         torch.set_num_threads(threads)
     for a, b in zip(*found, strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("kernel", [(5, 5), (1, 7)])
+def test_a_parameters_gradient_does_not_depend_on_what_stands_beside_it(kernel):
+    """To the last digit, for reruns of the bundled trainings: the sum over pictures of each one's gradients."""
+    channels, inputs, pictures = 17, 32, 8
+    x, projection, weight, bias = (
+        torch.randn(shape)
+        for shape in ((pictures, 16, 16, inputs), (channels, inputs), (channels, 1, *kernel), (channels,))
+    )
+    dy = torch.randn(pictures, 16, 16, channels)
+
+    def gradients(dy, x):
+        _, dprojection, dweight, dbias, _ = fused.DEPTHWISE_BACKWARD(dy, x, projection, weight, bias, 0, None, True)
+        return dprojection, torch.cat([dweight.flatten(1).T, dbias[None]])
+
+    each = zip(*(gradients(dy[i : i + 1], x[i : i + 1]) for i in range(pictures)), strict=True)
+    for whole, parts in zip(gradients(dy, x), each, strict=True):
+        assert torch.equal(whole, torch.stack(parts).sum(0))
