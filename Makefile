@@ -2,10 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: figures test check clean
+.PHONY: figures notebooks test check clean
 
 figures: .venv/installed
 	$(BIN)/python figures/make.py
+
+notebooks: .venv/installed-test
+	$(BIN)/jupytext --quiet --update --to ipynb notebooks/*.py
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
 test: .venv/installed-test
 	$(BIN)/python -m pytest -n 2

@@ -118,6 +118,8 @@ def weights_note(made: Iterable[Mapping[str, Any]]) -> str:
     trained = [one for one in made if (one.get("provenance") or {}).get("steps")]
     if not trained:
         return "" if kind == "networks" else f"{kind}; "
+    if len(trained) < len(made):  # the rest says "untrained" inside its panel, or was trained on nobody knows what
+        kind = ", ".join(sorted({str(one["network"]) for one in trained}))
     steps = ", ".join(map(str, sorted({one["provenance"]["steps"] for one in trained})))
     data = "; ".join(sorted({str(one["provenance"]["data"]).partition(", data seed")[0] for one in trained}))
     counts = sorted({len(one.get("pooled", [0])) for one in trained})

@@ -27,6 +27,8 @@ from evssm import MODELS, load, record, stages
 from evssm.photographs import photographs
 
 MODELS_HERE = ("evssm-compact", "nafnet-compact")
+PROFILE = "quick"  # or "paper": larger cuts
+SIZE = {"quick": (96, 128), "paper": (256, 320)}[PROFILE]
 
 # %% [markdown]
 # Two small networks that come trained with the package. Official weights come from a file (`evssm.from_official`), and
@@ -41,7 +43,7 @@ nets = {name: load(name) for name in MODELS_HERE}
 # networks were trained on the motorcycle, the astronaut and the rocket, not on coffee and chelsea.
 
 # %%
-images = photographs((96, 128))
+images = photographs(SIZE)
 figure, axes = plt.subplots(1, len(images), figsize=(9, 1.9), layout="constrained")
 for ax, (name, image) in zip(axes, images.items(), strict=True):
     ax.imshow(image.permute(1, 2, 0).numpy())

@@ -31,6 +31,8 @@ from evssm.scan import selective_scan
 from evssm.weights import bundled
 
 MODEL = "evssm-compact"
+PROFILE = "quick"  # or "paper": a larger photograph
+SIZE = {"quick": (128, 160), "paper": (256, 320)}[PROFILE]
 FRAMES = {"upright": IDENTITY, "transposed": TRANSPOSE, "half turn": HALF_TURN, "both": HALF_TURN @ TRANSPOSE}
 
 # %% [markdown]
@@ -78,8 +80,8 @@ net = load(MODEL) if MODEL in bundled() else build(MODEL)
 # colours are logarithmic and relative to the largest value of each map.
 
 # %%
-image = photograph("coffee", (128, 160))
-query = (64, 80)
+image = photograph("coffee", SIZE)
+query = (SIZE[0] // 2, SIZE[1] // 2)
 cache = ScanCache(net, image, "encoder.0.*")
 rows = cache.rows(query)
 figure = activation_panels({MODEL: rows}, image)

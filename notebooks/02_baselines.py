@@ -30,7 +30,8 @@ from evssm.images import crop_centre
 from evssm.weights import bundled
 
 NETWORKS = ("mimo-unet-plus", "nafnet", "restormer", "fftformer", "stripformer", "evssm")
-SIZE = 96
+PROFILE = "quick"  # or "paper": larger photographs and shorter motions too, some ten minutes
+SIZE, EXTENTS = {"quick": (96, (8, 24)), "paper": (256, (4, 8, 16, 24))}[PROFILE]
 
 # %% [markdown]
 # Trained weights come with the package; what trained too little is not among them.
@@ -40,14 +41,15 @@ nets = {name: load(f"{name}-compact") for name in NETWORKS if f"{name}-compact" 
 {name: f"{net.provenance.steps} steps, {net.provenance.data}" for name, net in nets.items()}
 
 # %% [markdown]
-# Held-out photographs, blurred by a straight motion of 8 and 24 pixels.
+# Held-out photographs, blurred by straight motions.
 
 # %%
-pairs = embedded_test(extents=(8, 24), straight=True)
+pairs = embedded_test(extents=EXTENTS, straight=True)
 images = [crop_centre(pairs[i].blurred, SIZE, SIZE) for i in range(len(pairs))]
 figure, axes = plt.subplots(1, len(images), figsize=(9, 1.8), layout="constrained")
-for ax, image in zip(axes, images, strict=True):
+for i, (ax, image) in enumerate(zip(axes, images, strict=True)):
     ax.imshow(image.permute(1, 2, 0).numpy())
+    ax.set_title(pairs[i].name.replace("-straight-", ", ").removesuffix("-0"))
     ax.set_axis_off()
 
 # %%

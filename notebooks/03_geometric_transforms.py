@@ -35,8 +35,9 @@ VARIANTS = {
     "four-direction": "evssm-four-direction-compact",
     "EVSSM": "evssm-compact",
 }
-SEEDS = ("",)  # ("", "-seed1", "-seed2") for all
-SIZE = 96
+SEEDS = ("", "-seed1", "-seed2")
+PROFILE = "quick"  # or "paper": larger photographs and shorter motions too, some ten minutes
+SIZE, EXTENTS = {"quick": (96, (8, 24)), "paper": (256, (4, 8, 16, 24))}[PROFILE]
 
 # %%
 files = {title: [name + seed for seed in SEEDS if name + seed in bundled()] for title, name in VARIANTS.items()}
@@ -44,7 +45,7 @@ files = {title: found for title, found in files.items() if found}
 files
 
 # %%
-pairs = embedded_test(extents=(8, 24), straight=True)
+pairs = embedded_test(extents=EXTENTS, straight=True)
 images = [crop_centre(pairs[i].blurred, SIZE, SIZE) for i in range(len(pairs))]
 fields = {title: [effective_receptive_field(load(name), images) for name in names] for title, names in files.items()}
 figure = erf_panels({title: ERF.pooled(seeds) for title, seeds in fields.items()})

@@ -27,8 +27,9 @@ from evssm.data.embedded import embedded_test
 from evssm.images import crop_centre
 
 MODELS_HERE = ("evssm-compact", "evssm-four-direction-compact", "evssm-no-geot-compact")
-SIZE = (128, 160)
-QUERY = (64, 80)
+PROFILE = "quick"  # or "paper": a larger photograph
+SIZE = {"quick": (128, 160), "paper": (256, 320)}[PROFILE]
+QUERY = (SIZE[0] // 2, SIZE[1] // 2)
 
 # %% [markdown]
 # A photograph that no network was trained on, blurred by a straight motion of 12 pixels.
@@ -56,7 +57,7 @@ figure = activation_panels(rows, image)
 # Another pixel costs no other run of the network.
 
 # %%
-elsewhere = caches["evssm-compact"].rows((30, 120))
+elsewhere = caches["evssm-compact"].rows((SIZE[0] // 4, 3 * SIZE[1] // 4))
 figure = activation_panels({"evssm-compact": elsewhere}, image)
 {stage: f"largest {np.abs(row.map).max():.1e}, error {row.check():.0e}" for stage, row in elsewhere.items()}
 

@@ -34,7 +34,8 @@ from evssm.images import crop_centre
 from evssm.metrics import Protocol
 from evssm.weights import bundled
 
-SIZE = 128
+PROFILE = "quick"  # or "paper": larger middles, some five minutes
+SIZE = {"quick": 128, "paper": 256}[PROFILE]
 DATA = f"straight motion of 6, 12 and 24 px on held-out photographs, middles of {SIZE} px"
 
 # %%

@@ -67,7 +67,7 @@ def test_the_note_on_weights_says_what_is_known():
     other = {"network": "evssm-compact", "provenance": {"steps": 7, "data": "noise"}, "pooled": ["a", "b"]}
     assert weights_note([made, other]) == "compact networks, 5, 7 training steps on noise, 1 or 2 seeds each; "
     assert weights_note([{"network": "evssm-compact"}]) == "compact networks; "
-    assert weights_note([{"network": "mine"}, made]).startswith("networks, 5 training steps")
+    assert weights_note([{"network": "mine"}, made]).startswith("nafnet-compact, 5 training steps")
     assert weights_note([{"network": "mine"}]) == ""
 
 
