@@ -79,14 +79,14 @@ def _trial(wanted: set[str], folder: Path, track: Any) -> dict[str, Path]:
 
     from evssm.training.family import FAMILY
     from evssm.training.recipes import RECIPES
-    from evssm.training.run import embedded_data, trained_file
+    from evssm.training.run import built_in_data, trained_file
 
     folder.mkdir(parents=True, exist_ok=True)
     found = {}
     for member in FAMILY:
         if member.name in wanted:
             config = replace(RECIPES["smoke"], **member.changes)
-            data = embedded_data(config, member.seed, validation=False)
+            data = built_in_data(member.network, member.data, config, member.seed, validation=False)
             path = trained_file(member.name, member.network, data, config, folder, seed=member.seed)
             if path:
                 found[member.name] = path

@@ -22,7 +22,8 @@ def train(
     ] = False,
     profile: Annotated[str, typer.Option(help="smoke, compact, paper, or paper-second-stage.")] = "compact",
     data: Annotated[
-        str, typer.Option(help="embedded, or the folder of a data set (see `evssm data list`).")
+        str,
+        typer.Option(help="embedded (camera motion), defocus, or the folder of a data set (see `evssm data list`)."),
     ] = "embedded",
     seed: Annotated[int, typer.Option(help="Of the first weights and of the data.")] = 0,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps, where not the profile's.")] = None,
@@ -48,9 +49,9 @@ def train(
     """
     import torch
 
-    from evssm.training.family import FAMILY, Member
+    from evssm.training.family import FAMILY, Member, label_of
     from evssm.training.recipes import RECIPES
-    from evssm.training.run import embedded_data, folder_data, trained_file
+    from evssm.training.run import BUILT_IN, built_in_data, folder_data, trained_file
 
     if family == bool(networks):
         raise ValueError("give the networks to train, or --family for those of the project")
@@ -60,8 +61,12 @@ def train(
         raise ValueError(f"--loss is both or l1 and --fft-norm backward or ortho, not {loss!r} and {fft_norm!r}")
     if start and len(networks or ()) != 1:
         raise ValueError("--start is for one network; train the others in commands of their own")
-    label = "l1" if loss == "l1" else ""
-    members = FAMILY if family else tuple(Member(name, seed, label=label) for name in networks or [])
+    if family and data == "defocus":
+        raise ValueError("--family knows which of its networks learn from defocus; leave --data out")
+    members = FAMILY
+    if networks:
+        labels = {name: [label_of(name, data), *(["l1"] if loss == "l1" else [])] for name in networks}
+        members = tuple(Member(name, seed, label="-".join(filter(None, labels[name])), data=data) for name in labels)
     given: dict[str, Any] = {"steps": steps, "batch": batch, "accumulate": accumulate, "scaling": fft_norm}
     if loss == "l1":
         given["frequency_weight"] = 0.0
@@ -71,11 +76,15 @@ def train(
     with progress() as track:
         for member in members:
             config = replace(RECIPES[profile], **{**chosen, **member.changes})
-            source = embedded_data if data == "embedded" else partial(folder_data, Path(data))
+            source = (
+                built_in_data(member.network, member.data, config, member.seed)
+                if data in BUILT_IN
+                else folder_data(Path(data), config, member.seed)
+            )
             path = trained_file(
                 member.name,
                 member.network,
-                source(config, member.seed),
+                source,
                 config,
                 out,
                 seed=member.seed,

@@ -16,15 +16,31 @@ KERNELS = ("evssm-k3", "evssm-k5", "evssm-k7", "evssm-k9")
 BASELINES = ("nafnet", "mimo-unet-plus", "restormer", "fftformer", "stripformer")
 """Figure 4."""
 
+OLDER = ("srn", "deblurgan")
+"""Figures 11 and 12."""
+
+DEFOCUS = ("dpdnet", "kpac", "ifan")
+"""Table 13."""
+
+DUAL_PIXEL = tuple(f"{name}-dual-pixel" for name in (*DEFOCUS, "restormer"))
+"""What DEFOCUS becomes with a second view, and a recent network beside it."""
+
+MODERN = ("evssm", "restormer")
+"""Table 13 again: made for motion, trained on defocus as well."""
+
 
 @dataclass(frozen=True)
 class Member:
-    """One training run of the family: a compact network, a seed, and what departs from the common recipe."""
+    """One training run of the family: a compact network, a seed, and what departs from the common recipe.
+
+    `data` is a name in `evssm.training.run.BUILT_IN`.
+    """
 
     network: str
     seed: int = 0
     changes: Mapping[str, Any] = field(default_factory=dict)
     label: str = ""
+    data: str = "embedded"
 
     @property
     def name(self) -> str:
@@ -32,8 +48,14 @@ class Member:
         return self.network + (f"-{self.label}" if self.label else "") + (f"-seed{self.seed}" if self.seed else "")
 
 
-def _of(names: tuple[str, ...], seed: int) -> tuple[Member, ...]:
-    return tuple(Member(f"{name}-compact", seed) for name in names)
+def _of(names: tuple[str, ...], seed: int, **more: str) -> tuple[Member, ...]:
+    return tuple(Member(f"{name}-compact", seed, **more) for name in names)
+
+
+def label_of(network: str, data: str) -> str:
+    """What tells a network trained on `data` from the same one trained on what it is meant for: "" or "defocus"."""
+    meant = network.removesuffix("-compact") in (*DEFOCUS, *DUAL_PIXEL)
+    return "defocus" if data == "defocus" and not meant else ""
 
 
 FAMILY: tuple[Member, ...] = (
@@ -42,5 +64,8 @@ FAMILY: tuple[Member, ...] = (
     Member("evssm-compact", changes={"frequency_weight": 0.0}, label="l1"),
     *(member for seed in range(2) for member in _of(MAMBA2, seed)),
     *_of(KERNELS, 0),
+    *_of(OLDER, 0),
+    *_of((*DEFOCUS, *DUAL_PIXEL), 0, data="defocus"),
+    *_of(MODERN, 0, data="defocus", label="defocus"),
 )
 """In the order in which they are trained, so that a family cut short is still of use."""

@@ -9,7 +9,7 @@ from evssm.provenance import Provenance
 from evssm.training.journal import read_journal
 from evssm.training.loop import LOG, Report, train
 from evssm.training.recipes import TrainConfig
-from evssm.training.run import embedded_data
+from evssm.training.run import TrainingData, defocus_data, embedded_data, takes_two_views
 from evssm.weights import load
 
 
@@ -33,15 +33,15 @@ def first_difference(file: Path, log: Path, steps: int, *, report: Report | None
 def repeated(file: Path, steps: int, *, report: Report | None = None) -> list[dict[str, str]]:
     """The log of the first steps of the training that `file` came from, done again.
 
-    Raises `ValueError` for weights that were not trained on the embedded photographs of this version.
+    Raises `ValueError` for weights that were not trained on this version's own data.
     """
     net: Any = load(file)
     made: Provenance | None = net.provenance
     data = None
     if made is not None and made.note and made.seed is not None:
         config = TrainConfig.from_dict(json.loads(made.note))
-        data = embedded_data(config, made.seed, validation=False)
-    if made is None or made.seed is None or data is None or data.description != made.data:
+        data = _data_of(made, config, made.seed)
+    if made is None or made.seed is None or data is None:
         described = made.data if made else None
         raise ValueError(f"{file} was trained on {described}, which this version cannot repeat; take its commit's")
     with TemporaryDirectory() as folder:
@@ -58,3 +58,12 @@ def repeated(file: Path, steps: int, *, report: Report | None = None) -> list[di
             report=report,
         )
         return read_journal(place / LOG)
+
+
+def _data_of(made: Provenance, config: TrainConfig, seed: int) -> TrainingData | None:
+    """The package's own data that are described as those that `made` names, if any are."""
+    ours = (
+        embedded_data(config, seed, validation=False),
+        defocus_data(config, seed, dual_pixel=takes_two_views(made.model)),
+    )
+    return next((data for data in ours if data.description == made.data), None)

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from evssm.data.embedded import EmbeddedCrops, embedded_test
+from evssm.data.motorcycle import DefocusCrops
 from evssm.data.pairs import Pairs
 from evssm.machine import commit, hardware
+from evssm.models import MODELS
 from evssm.training.crops import RandomCrops
 from evssm.training.loop import CHECKPOINT, Report, train
 from evssm.training.recipes import TrainConfig
@@ -23,6 +25,12 @@ The family's budget is too small for winding paths: in trials of one seed, EVSSM
 after 1,000 steps on paths of 0-24 px, and 0.39 dB on paths of 4-24 px. 500 steps on straight ones brought 0.66 dB on
 straight and 0.53 dB on winding test paths.
 """
+
+CIRCLE = (4.0, 24.0)
+"""Diameters in pixels, drawn evenly, of the largest blur circle in embedded defocus data."""
+
+BUILT_IN = ("embedded", "defocus")
+"""Data that come with the package: camera motion on photographs, and a scene in depth out of focus."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,37 @@ def embedded_data(config: TrainConfig, seed: int, *, validation: bool = True) ->
     low, high = EXTENT
     text = f"embedded photographs, straight camera motion of {low:g}-{high:g} px, data seed {seed}"
     return TrainingData(crops, held_out, text)
+
+
+def defocus_data(config: TrainConfig, seed: int, *, dual_pixel: bool = False) -> TrainingData:
+    """Defocus on the left part of the motorcycle, in one photograph or in the two views of a dual-pixel sensor.
+
+    Nothing is left for validation: the scene's right part is the test.
+    """
+    crops = DefocusCrops("train", config.crop, seed=seed, dual_pixel=dual_pixel, circle=CIRCLE)
+    low, high = CIRCLE
+    views = ", two views" if dual_pixel else ""
+    text = f"left part of the motorcycle, defocus of {low:g}-{high:g} px at most{views}, data seed {seed}"
+    return TrainingData(crops, [], text)
+
+
+def built_in_data(network: str, which: str, config: TrainConfig, seed: int, *, validation: bool = True) -> TrainingData:
+    """The data of that name in `BUILT_IN`, with as many views as the network takes.
+
+    Raises `ValueError` for another name, and where a network of two views is to learn from motion, which has one.
+    """
+    if which not in BUILT_IN:
+        raise ValueError(f"no data of the package are called {which!r}; there are {', '.join(BUILT_IN)}")
+    if which == "defocus":
+        return defocus_data(config, seed, dual_pixel=takes_two_views(network))
+    if takes_two_views(network):
+        raise ValueError(f"{network} takes the two views of a dual-pixel sensor; train it with --data defocus")
+    return embedded_data(config, seed, validation=validation)
+
+
+def takes_two_views(network: str) -> bool:
+    """Whether the network of that name takes those of a dual-pixel sensor; `False` for an unknown name."""
+    return network in MODELS and bool(MODELS[network].arguments.get("dual_pixel"))
 
 
 def folder_data(root: Path, config: TrainConfig, seed: int, **choices: Any) -> TrainingData:
