@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from analysis.ablations import Ablation, Method, published
+from analysis.tasks import DUAL_PIXEL
 from analysis.verdicts import Verdict
 from evssm.bootstrap import percentile_interval
 
@@ -77,14 +78,18 @@ def ablation_table(ablation: Ablation, measured: Mapping[str, Measured], *, data
         lines += ["", "## Does the published effect show at compact scale?", "", *(f"- {verdict}" for verdict in found)]
     dataset = "DPDD" if ablation.table == "13" else "GOPRO_Large"
     commands = [f"evssm train {m.paper} --profile paper --data {dataset}" for m in ablation.methods if m.paper]
-    lines += ["", "## At the paper's scale", "", *(f"    {command}" for command in dict.fromkeys(commands))]
+    if commands:
+        lines += ["", "## At the paper's scale", "", *(f"    {command}" for command in dict.fromkeys(commands))]
     return "\n".join(lines) + "\n"
 
 
 def _notes(ablation: Ablation, measured: Mapping[str, Measured], data: str, protocol: str) -> Sequence[str]:
-    notes = ["Published: GoPro, full networks, as printed. Compact: small networks, not comparable in dB with those."]
-    if ablation.table == "13":
-        notes = ["Published: DPDD, full networks, as printed."]
+    where = "DPDD" if ablation.table == "13" else "GoPro"
+    notes = [
+        f"Published: {where}, full networks, as printed. Compact: small networks, not comparable in dB with those."
+    ]
+    if ablation.task == DUAL_PIXEL:
+        notes = []
     if measured:
         images = next(iter(measured.values())).psnr.shape[1]
         steps = sorted({found.steps for found in measured.values()})

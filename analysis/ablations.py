@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
+from analysis.tasks import DEFOCUS, DUAL_PIXEL, MOTION, ONE_SCENE
+
 
 @dataclass(frozen=True)
 class Method:
@@ -27,7 +29,10 @@ class Method:
 
 @dataclass(frozen=True)
 class Ablation:
-    """A table of the supplement. `claims` are pairs of labels: the first is published as the better one."""
+    """A table of the supplement. `claims` are pairs of labels: the first is published as the better one.
+
+    `task` is the key in `the_tasks` of the test, `beside` what of the paper it stands beside where that is no table.
+    """
 
     name: str
     table: str
@@ -35,6 +40,13 @@ class Ablation:
     methods: tuple[Method, ...]
     claims: tuple[tuple[str, str], ...] = ()
     note: str = ""
+    task: str = MOTION
+    beside: str = ""
+
+    @property
+    def source(self) -> str:
+        """What of the paper it stands beside."""
+        return self.beside or f"supplement, Table {self.table}"
 
     def method(self, label: str) -> Method:
         return next(method for method in self.methods if method.label == label)
@@ -58,6 +70,7 @@ ABLATIONS: dict[str, Ablation] = {
             _TURNS,
             (("EVSSM", "w/o T"), ("EVSSM", "w/o F"), ("w/o T", "w/o F&T"), ("w/o F", "w/o F&T")),
             "The supplement compares receptive fields, not scores; its PSNR without turns is in Table 12.",
+            beside="supplement, Fig. 5, taken as PSNR",
         ),
         Ablation(
             "mamba2",
@@ -114,12 +127,28 @@ ABLATIONS: dict[str, Ablation] = {
             "defocus",
             "13",
             "Defocus deblurring on DPDD (supplement, Table 13)",
-            tuple(
-                Method(name, "", name, paper="evssm" if name == "EVSSM" else "")
-                for name in ("EBDB", "DMENet", "JNB", "DPDNet", "KPAC", "IFAN", "Restormer", "EVSSM")
+            (
+                *(Method(name, "", name) for name in ("EBDB", "DMENet", "JNB")),
+                *(Method(name, f"{name.lower()}-compact", name) for name in ("DPDNet", "KPAC", "IFAN")),
+                Method("Restormer", "restormer-compact-defocus", "Restormer"),
+                Method("EVSSM", "evssm-compact-defocus", "EVSSM", paper="evssm"),
             ),
-            (),
-            "Published numbers only: no compact network of this project has been trained on defocus yet.",
+            (("EVSSM", "Restormer"), ("Restormer", "IFAN"), ("IFAN", "KPAC"), ("KPAC", "DPDNet")),
+            f"{ONE_SCENE} EBDB, DMENet and JNB are published numbers only; what stands for them here is deconvolution "
+            "by a map of blur (`evssm.deconvolution`).",
+            DEFOCUS,
+        ),
+        Ablation(
+            "dual-pixel",
+            "",
+            "Defocus deblurring from two dual-pixel views",
+            tuple(
+                Method(name, f"{name.lower()}-dual-pixel-compact") for name in ("DPDNet", "KPAC", "IFAN", "Restormer")
+            ),
+            note=f"{ONE_SCENE} The supplement has single photographs only, so that nothing is published beside these; "
+            "they are not to be read in one column with those of one view.",
+            task=DUAL_PIXEL,
+            beside="no table of the supplement, which has single photographs only",
         ),
     )
 }

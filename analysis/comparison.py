@@ -69,14 +69,17 @@ def restore(
     nets: Mapping[str, Callable[..., Any]],
     pair: Pair,
     *,
+    views: Float[Tensor, "6 h w"] | None = None,
     protocol: Protocol | None = None,
     inference: Inference | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> Comparison:
-    """What each network makes of `pair.blurred`. `progress` is called with (done, total) networks.
+    """What each network makes of `pair.blurred`, or of the `views` (left, right) of a dual-pixel sensor where those
+    are given; `pair.blurred` is then the photograph of the whole lens, and what scores are held against.
 
-    Raises `ValueError` for a pair of two views or sizes, a network that returns another size, and a protocol that
-    aligns images, which would move what is drawn.
+    `progress` is called with (done, total) networks. Raises `ValueError` for a pair of two views or sizes, a network
+    that takes another number of views or returns another size, and a protocol that aligns images, which would move
+    what is drawn.
     """
     protocol, inference = protocol or Protocol(), inference or Inference()
     if protocol.alignment != "none":
@@ -85,10 +88,10 @@ def restore(
         raise ValueError(
             f"compared are two images 3 h w; {pair.name} has {tuple(pair.blurred.shape)} and {tuple(pair.sharp.shape)}"
         )
-    restored = {}
+    restored, seen = {}, pair.blurred if views is None else views
     for done, (name, net) in enumerate(nets.items(), start=1):
-        demand_views(net, 3)
-        found = inference(net, pair.blurred[None])[0].float().cpu()
+        demand_views(net, seen.shape[0])
+        found = inference(net, seen[None])[0].float().cpu()
         if found.shape != pair.sharp.shape:
             raise ValueError(
                 f"{name} makes {tuple(found.shape)} of {pair.name}, where {tuple(pair.sharp.shape)} is asked"

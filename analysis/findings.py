@@ -39,7 +39,8 @@ def findings_page(members: Sequence[Reached], sections: Sequence[Section], *, co
         "whose networks are far larger and were trained on GoPro for far longer: a claim that does not show at this "
         'scale may well hold at the paper\'s. "Shown" and "contradicted" mean that the whole '
         "95 % interval lies on one side; intervals draw images, and seeds where there are several. The recipe of "
-        "training was chosen with these photographs in sight, so that the gains are somewhat flattering.",
+        "training was chosen with the photographs of the motion test in sight, so that the gains there are somewhat "
+        "flattering.",
         "",
         "| the paper's claims | " + " | ".join(WORDS) + " |",
         "|" + "---|" * (len(WORDS) + 1),
@@ -66,7 +67,7 @@ def _scale(members: Sequence[Reached]) -> str:
     low, high = min(one.parameters for one in members), max(one.parameters for one in members)
     return (
         f"{len(members)} trained networks of {low / 1e6:.2f} to {high / 1e6:.2f} million parameters, "
-        f"{', '.join(map(str, steps))} steps each, gain {min(gains):+.2f} to {max(gains):+.2f} dB on photographs that "
+        f"{', '.join(map(str, steps))} steps each, gain {min(gains):+.2f} to {max(gains):+.2f} dB on images that "
         f"none was trained on (networks whose seeds gain less than {LEAST_GAIN} dB on average are left out)."
     )
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from analysis.erf import effective_receptive_field
 from analysis.field import ERF
 from analysis.queries import query_positions
-from analysis.sensitivity import Select, selector_name
+from analysis.sensitivity import NONE_ADDED, UNLIKE, Select, selector_name
 from evssm.stamp import image_sha256, network_stamp
 
 
@@ -48,7 +48,7 @@ def kept_field(
         found = ERF.load(path)
         answered = {key: found.provenance.get(key) for key in question}  # files of earlier versions know no `select`
         alike = found.provenance.get("frame", "image") == options.get("frame", "image")
-        if answered == question and alike and found.provenance.get("residual") in (residual, "none: shapes differ"):
+        if answered == question and alike and found.provenance.get("residual") in (residual, UNLIKE, NONE_ADDED):
             return found
     field = effective_receptive_field(
         net,

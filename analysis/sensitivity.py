@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from evssm.layers import views_and_picture
 from evssm.shapes import Image
 
 Network = Callable[..., Any]
@@ -84,7 +85,8 @@ def response(net: Network, x: Image, select: Select | None, residual: str) -> tu
     """The image whose dependence on `x` is asked for, F(x) - x or F(x), and which of the two it is.
 
     `x` is handed over as a copy, so a network may overwrite its input. Of a network that says `adds_input = False` it
-    is F(x): there is no input in the output to be taken out. `ValueError` where the output is no image of the input's
+    is F(x): there is no input in the output to be taken out. Of two views it is the picture that a network which says
+    `adds_input = True` adds, their mean, that is taken out. `ValueError` where the output is no image of the input's
     size, or carries no gradient though `x` asks for one.
     """
     y = chosen_output(net(x.clone()), select)
@@ -100,9 +102,12 @@ def response(net: Network, x: Image, select: Select | None, residual: str) -> tu
         )
     if residual == INCLUDE:
         return y, INCLUDE
-    if y.shape != x.shape:
+    if y.shape == x.shape:
+        return (y - x, EXCLUDE) if getattr(net, "adds_input", True) else (y, NONE_ADDED)
+    added = getattr(net, "adds_input", None)
+    if added is None or (x.shape[1], y.shape[1]) != (6, 3):
         return y, UNLIKE
-    return (y - x, EXCLUDE) if getattr(net, "adds_input", True) else (y, NONE_ADDED)
+    return (y - views_and_picture(x)[1], EXCLUDE) if added else (y, NONE_ADDED)
 
 
 def selector_name(select: Select | None) -> int | str | None:

@@ -1,4 +1,4 @@
-"""The trained compact family as a table: what each network gained on photographs that none of them was trained on."""
+"""The trained compact family as tables: what each network gained on images that none of them was trained on."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from typing import Any
 
 from analysis.ablate import COUNTED_AT
 from analysis.costs import cost
-from evssm.data.embedded import embedded_test
-from evssm.data.pairs import Pairs
+from analysis.tasks import Task, task_of
 from evssm.evaluate import evaluate
 from evssm.metrics import Protocol
 from evssm.models import MODELS
@@ -24,17 +23,19 @@ from evssm.training.loop import LOG
 from evssm.weights import load
 
 LEAST_GAIN = 0.5
-"""Mean gain in dB, over the blurred held-out photographs and seeds, below which a network is not bundled."""
+"""Mean gain in dB, over the blurred held-out images and seeds, below which a network is not bundled."""
 
 
 @dataclass(frozen=True, eq=False)
 class Reached:
     """What one training run reached: its scores, its origin, and what the network costs at 256 x 256 pixels.
 
-    `windowed` are the scores with test-time windows, `None` for a network that has none.
+    `task` is what it was scored on. `windowed` are the scores with test-time windows, `None` for a network that has
+    none.
     """
 
     name: str
+    task: Task
     scores: Scores
     windowed: Scores | None
     origin: Provenance
@@ -50,23 +51,24 @@ class Reached:
 def reached(
     name: str,
     file: Path,
-    pairs: Pairs,
-    data: str,
+    tests: Mapping[str, Task],
     folder: Path,
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Reached:
-    """Scores a file of trained weights on `pairs`; the rows are kept in `folder` and not computed twice."""
+    """Scores a file of trained weights on that of `tests` that it was trained for; the rows are kept in `folder` and
+    not computed twice."""
     folder.mkdir(parents=True, exist_ok=True)
     net: Any = load(file)
-    scores = evaluate(net, pairs, data=data, path=folder / f"{name}.csv", progress=progress)
+    task = tests[task_of(net)]
+    scores = evaluate(net, task.pairs, data=task.data, path=folder / f"{name}.csv", progress=progress)
     windowed = None
     if "local" in signature(MODELS[net.recipe.name].network).parameters:
         local = load(file, local=True)
-        windowed = evaluate(local, pairs, data=data, path=folder / f"{name}_local.csv", progress=progress)
+        windowed = evaluate(local, task.pairs, data=task.data, path=folder / f"{name}_local.csv", progress=progress)
     taken = cost(net, COUNTED_AT)
     parameters = sum(weights.numel() for weights in net.parameters())
-    return Reached(name, scores, windowed, net.provenance, parameters, taken.conv_linear_macs)
+    return Reached(name, task, scores, windowed, net.provenance, parameters, taken.conv_linear_macs)
 
 
 def mean_gains(members: Sequence[Reached]) -> dict[str, float]:
@@ -85,27 +87,38 @@ def _without_seed(name: str) -> str:
     return re.sub(r"-seed\d+$", "", name)
 
 
-def straight_test(extents: Sequence[float]) -> tuple[Pairs, str]:
-    """The held-out photographs, moved along lines as in the family's training, and what a table calls them."""
-    text = ", ".join(f"{extent:g}" for extent in extents)
-    return embedded_test(extents=extents, straight=True), f"straight camera motion of {text} px on held-out photographs"
+def family_page(members: Sequence[Reached]) -> str:
+    """Markdown: a table for each task that networks were trained for, and below them how all were made."""
+    lines = ["# The trained compact family"]
+    for title, of_task in by_task(members).items():
+        lines += ["", f"## {title}", "", family_table(of_task)]
+    lines += ["", "## How they were made", ""]
+    ways = {(one.origin.data, one.origin.hardware, one.origin.commit): one for one in members}
+    lines += [f"- commit {commit}, {hardware}: {text}" for text, hardware, commit in ways]
+    return "\n".join(lines) + "\n"
 
 
-def family_table(members: Sequence[Reached], *, data: str) -> str:
-    """Markdown: a row per network and seed, and below it how they were made; what is under `LEAST_GAIN` is marked.
+def by_task(members: Sequence[Reached]) -> dict[str, list[Reached]]:
+    """The networks of each task, under its title."""
+    return {
+        title: [one for one in members if one.task.title == title] for title in {one.task.title: 0 for one in members}
+    }
+
+
+def family_table(members: Sequence[Reached]) -> str:
+    """Markdown: a row per network and seed of one task; what is under `LEAST_GAIN` is marked.
 
     A network's seeds are judged together, by their mean.
     """
-    means = mean_gains(members)
+    means, task = mean_gains(members), members[0].task
     head = ["network", "seed", "parameters", "multiply-adds at 256 x 256", "steps", "PSNR [dB]", "gain [dB]"]
     head += ["gain with test-time windows", f"seeds' mean gain, bundled from {LEAST_GAIN} dB on"]
     blurred = members[0].scores.mean("blurred_psnr")
     images = len(members[0].scores.rows)
     lines = [
-        "# The trained compact family",
-        "",
-        f"{images} images: {data}; blurred {blurred:.2f} dB. {Protocol().describe()}. "
+        f"{images} images: {task.data}; blurred {blurred:.2f} dB. {Protocol().describe()}. "
         "In brackets, 95 % intervals that draw images (percentile bootstrap); they do not say how training varies.",
+        *(["", task.scope] if task.scope else []),
         "",
         "| " + " | ".join(head) + " |",
         "|" + "---|" * len(head),
@@ -123,10 +136,7 @@ def family_table(members: Sequence[Reached], *, data: str) -> str:
             f"{means[one.name]:+.2f}, {'' if means[one.name] >= LEAST_GAIN else 'not '}bundled",
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", "How they were made:", ""]
-    ways = {(one.origin.data, one.origin.hardware, one.origin.commit): one for one in members}
-    lines += [f"- commit {commit}, {hardware}: {text}" for text, hardware, commit in ways]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def _gain(scores: Scores) -> str:

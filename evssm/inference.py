@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -111,15 +111,21 @@ class Health:
 
 def demand_views(net: Callable[..., Any], channels: int) -> None:
     """`ValueError` where a network of `MODELS` takes two views of a dual-pixel sensor and gets one, or the reverse."""
+    takes, known = channels_taken(net), cast("Any", net)
+    if takes not in (None, channels):
+        raise ValueError(
+            f"{known.recipe.name} takes images of {takes} channels, not {channels}; choose the other data or mode"
+        )
+
+
+def channels_taken(net: Callable[..., Any]) -> int | None:
+    """6 for a network of `MODELS` that takes two views of a dual-pixel sensor, 3 for another; `None` for any other
+    callable."""
     recipe = getattr(net, "recipe", None)
     if not isinstance(recipe, Recipe):
-        return
+        return None
     arguments = {**MODELS[recipe.name].arguments, **recipe.overrides}
-    takes = 6 if arguments.get("dual_pixel") else 3
-    if channels != takes:
-        raise ValueError(
-            f"{recipe.name} takes images of {takes} channels, not {channels}; choose the other data or mode"
-        )
+    return 6 if arguments.get("dual_pixel") else 3
 
 
 def needed_memory(net: Callable[..., Any], inference: Inference, h: int, w: int, *, channels: int = 3) -> int:

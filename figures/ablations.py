@@ -6,7 +6,7 @@ from pathlib import Path
 from card import Picture, save_card
 from fields import Track
 from matplotlib.figure import Figure as Drawing
-from scored import SCORES, forget_replaced, kept_scores, the_test
+from scored import SCORES, forget_replaced, kept_scores, the_tests
 from torch import Tensor
 
 from analysis.ablate import files_of, measure_all
@@ -21,13 +21,14 @@ from evssm.weights import bundled, load
 
 def make(track: Track) -> list[Path]:
     forget_replaced()
-    pairs, data = the_test()
-    images = {pair.name: pair.blurred for pair in each(pairs)}
+    tests = the_tests()
     written = []
     for ablation in ABLATIONS.values():
-        measured = measure_all(ablation, bundled(), pairs, data, SCORES, progress=track)
-        table = ablation_table(ablation, measured, data=data, protocol=Protocol().describe())
-        written += _drawn(ablation, measured, table, images if measured else {})
+        test = tests[ablation.task]
+        measured = measure_all(ablation, bundled(), test.pairs, test.data, SCORES, progress=track)
+        table = ablation_table(ablation, measured, data=test.data, protocol=Protocol().describe())
+        images = {pair.name: pair.blurred for pair in each(test.pairs)} if measured else {}
+        written += _drawn(ablation, measured, table, images)
     return [*written, *kept_scores()]
 
 

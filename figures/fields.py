@@ -19,6 +19,8 @@ from analysis.summary import summarise
 from analysis.verdicts import Verdict
 from evssm import build, load
 from evssm.data.embedded import embedded_test
+from evssm.data.motorcycle import DefocusTest
+from evssm.data.pairs import Pairs, each
 from evssm.images import crop_centre
 from evssm.weights import bundled
 
@@ -34,9 +36,17 @@ EXTENTS = (8, 24)
 @cache
 def held_out() -> dict[str, Tensor]:
     """The middle of each photograph that no network was trained on, blurred by camera motion of two extents."""
-    pairs = embedded_test(extents=EXTENTS, straight=True)
-    found = [pairs[i] for i in range(len(pairs))]
-    return {pair.name: crop_centre(pair.blurred, SIZE, SIZE) for pair in found}
+    return _middles(embedded_test(extents=EXTENTS, straight=True))
+
+
+@cache
+def out_of_focus(dual_pixel: bool) -> dict[str, Tensor]:
+    """The middle of the scene's held-out part, at each focus and blur of the test; or its two dual-pixel views."""
+    return _middles(DefocusTest(dual_pixel=dual_pixel))
+
+
+def _middles(pairs: Pairs) -> dict[str, Tensor]:
+    return {pair.name: crop_centre(pair.blurred, SIZE, SIZE) for pair in each(pairs)}
 
 
 def computed(*modules: str) -> Path:
@@ -50,14 +60,17 @@ def computed(*modules: str) -> Path:
     return folder
 
 
-def fields_of_seeds(name: str, track: Track) -> list[ERF]:
-    """The fields of a network, one per bundled seed; of fresh weights where none is bundled."""
+def fields_of_seeds(name: str, track: Track, images: Mapping[str, Tensor] | None = None) -> list[ERF]:
+    """The fields of a network, one per bundled seed; of fresh weights where none is bundled.
+
+    `images` are what it is shown, `held_out()` where none are given.
+    """
     folder = computed("kept")
     found = [
         kept_field(
             folder / f"{seed}.npz",
             load(seed) if seed in bundled() else _fresh(seed),
-            list(held_out().values()),
+            list((images or held_out()).values()),
             progress=track(f"field of {seed}"),
             command="python figures/make.py",
         )
@@ -68,8 +81,19 @@ def fields_of_seeds(name: str, track: Track) -> list[ERF]:
     return found
 
 
-def draw_fields(figure: str, fields: Mapping[str, Sequence[ERF]], claims: Sequence[Verdict], table: str) -> list[Path]:
-    """The files of a figure with one panel for each network, the seeds of each pooled, and its numbers as a table."""
+def draw_fields(
+    figure: str,
+    fields: Mapping[str, Sequence[ERF]],
+    claims: Sequence[Verdict],
+    table: str,
+    *,
+    script: str = "",
+    images: Mapping[str, Tensor] | None = None,
+) -> list[Path]:
+    """The files of a figure with one panel for each network, the seeds of each pooled, and its numbers as a table.
+
+    `script` makes it, by default one of its name; `images` are what the networks were shown, by default `held_out()`.
+    """
     pooled = {title: ERF.pooled(seeds) for title, seeds in fields.items()}
     alt = _in_words(pooled)
 
@@ -92,11 +116,11 @@ def draw_fields(figure: str, fields: Mapping[str, Sequence[ERF]], claims: Sequen
                 "_paper",
             ),
         ],
-        script=figure,
+        script=script or figure,
         table=table,
         caption=caption(pooled),
         weights=[seed.provenance["provenance"] or _nothing(seed) for seeds in fields.values() for seed in seeds],
-        images=held_out(),
+        images=images or held_out(),
         facts={
             "fields": {title: {**summarise(field), "made": field.provenance} for title, field in pooled.items()},
             "claims": [str(claim) for claim in claims],
@@ -124,5 +148,6 @@ def _nothing(field: ERF) -> dict[str, object]:
 
 
 def _fresh(name: str) -> nn.Module:
+    """The network of that name, whatever data the name says that it would have been trained on."""
     torch.manual_seed(0)
-    return build(name)
+    return build(name.removesuffix("-defocus"))

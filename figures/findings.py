@@ -5,7 +5,7 @@ from pathlib import Path
 import erf_networks
 import erf_transforms
 from fields import Track
-from scored import SCORES, forget_replaced, kept_scores, the_test
+from scored import SCORES, forget_replaced, kept_scores, the_tests
 from sources import ROOT
 
 from analysis.ablate import measure_all
@@ -14,7 +14,7 @@ from analysis.ablations import ABLATIONS
 from analysis.field import ERF
 from analysis.field_table import BEYOND
 from analysis.findings import Section, findings_page
-from analysis.trained_family import family_table, reached
+from analysis.trained_family import by_task, family_table, reached
 from analysis.verdicts import Verdict, compare
 from evssm.metrics import Protocol
 from evssm.provenance import written_whole
@@ -26,8 +26,8 @@ COMMAND = "python figures/make.py findings"
 
 def make(track: Track) -> list[Path]:
     forget_replaced()
-    pairs, data = the_test()
-    members = [reached(name, path, pairs, data, SCORES, progress=track(name)) for name, path in bundled().items()]
+    tests = the_tests()
+    members = [reached(name, path, tests, SCORES, progress=track(name)) for name, path in bundled().items()]
     _, nearer = erf_networks.measured(track)
     turned, larger = erf_transforms.measured(track)
     sections = [
@@ -46,17 +46,23 @@ def make(track: Track) -> list[Path]:
         Section(f"What a scan that is never turned has seen, beyond {BEYOND} px", _seen(turned)),
     ]
     for ablation in ABLATIONS.values():
-        scored = measure_all(ablation, bundled(), pairs, data, SCORES, progress=track)
+        test = tests[ablation.task]
+        scored = measure_all(ablation, bundled(), test.pairs, test.data, SCORES, progress=track)
         if claims := verdicts(ablation, scored):
-            table = ablation_table(ablation, scored, data=data, protocol=Protocol().describe())
-            rows = "\n".join(line for line in table.splitlines() if line.startswith("|"))
-            source = f"supplement, Table {ablation.table}" if ablation.table else "supplement, Fig. 5, taken as PSNR"
-            sections.append(Section(ablation.title.partition(" (")[0], claims, source, rows))
-    rows = "\n".join(line for line in family_table(members, data=data).splitlines() if line.startswith("|"))
-    sections.append(Section("The networks", [], "", rows))
+            table = ablation_table(ablation, scored, data=test.data, protocol=Protocol().describe())
+            rows = _rows(table)
+            text = f"{rows}\n\n{test.scope}" if test.scope else rows
+            sections.append(Section(ablation.title.partition(" (")[0], claims, ablation.source, text))
+    for title, alike in by_task(members).items():
+        sections.append(Section(f"The networks: {title.lower()}", [], "", _rows(family_table(alike))))
     with written_whole(PAGE) as part:
         part.write_text(findings_page(members, sections, command=COMMAND), encoding="utf-8")
     return [PAGE, *kept_scores()]
+
+
+def _rows(text: str) -> str:
+    """The table alone, without what is said around it."""
+    return "\n".join(line for line in text.splitlines() if line.startswith("|"))
 
 
 def _numbers(table: str) -> str:

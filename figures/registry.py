@@ -26,12 +26,20 @@ class Figure:
 FIGURES: tuple[Figure, ...] = (
     Figure("erf_networks", "How far does each network look?", "supplement, Fig. 4", "02_baselines"),
     Figure("erf_transforms", "What do the turns change?", "supplement, Fig. 5", "03_geometric_transforms"),
+    *(
+        Figure(name, question, "supplement, Fig. 4, extended", "12_other_systems", script="erf_systems")
+        for name, question in (
+            ("erf_older", "How far do SRN and DeblurGAN look?"),
+            ("erf_defocus", "How far do the networks for defocus look?"),
+            ("erf_dual_pixel", "How far do they look in two dual-pixel views?"),
+        )
+    ),
     Figure("activation", "What does one pixel gather in every scan?", "supplement, Fig. 6", "04_activation_maps"),
     *(
         Figure(
             f"ablation_{name}",
             ablation.title.partition(" (")[0],
-            f"supplement, Table {ablation.table}" if ablation.table else "supplement, Fig. 5, taken as PSNR",
+            ablation.source,
             "05_ablations",
             script="ablations",
         )

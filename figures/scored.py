@@ -4,9 +4,8 @@ from pathlib import Path
 
 from card import HERE
 
-from analysis.trained_family import straight_test
+from analysis.tasks import Task, the_tasks
 from evssm.cli.ablate import EXTENTS
-from evssm.data.pairs import Pairs
 from evssm.ledger import read_ledger
 from evssm.provenance import sha256_of
 from evssm.weights import bundled, load
@@ -16,9 +15,9 @@ SCORES = HERE / "scores"
 the same network, weights, images and protocol instead of scoring those images again."""
 
 
-def the_test() -> tuple[Pairs, str]:
-    """The held-out photographs that the family is scored on, and what a table calls them."""
-    return straight_test(EXTENTS)
+def the_tests() -> dict[str, Task]:
+    """What the family is scored on, by task."""
+    return the_tasks(EXTENTS)
 
 
 def forget_replaced() -> list[Path]:

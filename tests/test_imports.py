@@ -37,7 +37,7 @@ analysis.kept
 analysis.orders analysis.deletion analysis.order_check
 analysis.similarity analysis.cascade analysis.randomisation analysis.image_count
 analysis.summary analysis.plots analysis.panels
-analysis.operations analysis.costs analysis.timing analysis.ablations
+analysis.operations analysis.costs analysis.timing analysis.tasks analysis.ablations
 analysis.ablation_table analysis.ablation_panel analysis.ablate analysis.trained_family analysis.findings
 analysis.scan_rows analysis.own_scans analysis.scan_branches analysis.module_rows analysis.row_map
 analysis.activations analysis.row_faithfulness analysis.map_verdict

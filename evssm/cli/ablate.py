@@ -1,5 +1,6 @@
 """`evssm ablate`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +20,9 @@ EXTENTS = (6, 12, 24)
 def ablate(
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="transforms, mamba2, loss, kernel, ensemble, defocus; all of them where none is named."),
+        typer.Argument(
+            help="transforms, mamba2, loss, kernel, ensemble, defocus, dual-pixel; all of them where none is named."
+        ),
     ] = None,
     profile: Annotated[
         str, typer.Option(help="compact: the bundled networks; smoke: networks trained for a few steps, as a trial.")
@@ -41,7 +44,7 @@ def ablate(
 
     from analysis.ablate import ablate as measured
     from analysis.ablations import ABLATIONS
-    from analysis.trained_family import straight_test
+    from analysis.tasks import the_tasks
     from evssm.sidecar import command_line
 
     if unknown := sorted(set(names or ()) - set(ABLATIONS)):
@@ -52,17 +55,21 @@ def ablate(
     sizes = _extents(extents)
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # so that scores do not depend on the machine's cores
-    pairs, data = straight_test(sizes)
+    tests = the_tasks(sizes)
     with progress() as track:
         if profile == "smoke":
             wanted = {method.network for ablation in chosen for method in ablation.methods} - {""}
             files = _trial(wanted, out / "weights", track)
-            pairs, data = _middles(pairs), f"{data}, middles of 64 px"
+            tests = {
+                name: replace(task, pairs=_middles(task.pairs), data=f"{task.data}, middles of 64 px")
+                for name, task in tests.items()
+            }
         else:
             files = trained_files(weights)
         demand_files(files, weights)
         for ablation in chosen:
-            for path in measured(ablation, files, pairs, data, out, command=command_line(), progress=track):
+            test = tests[ablation.task]
+            for path in measured(ablation, files, test.pairs, test.data, out, command=command_line(), progress=track):
                 typer.echo(path)
 
 
@@ -75,8 +82,6 @@ def _extents(text: str) -> list[float]:
 
 def _trial(wanted: set[str], folder: Path, track: Any) -> dict[str, Path]:
     """Weights of networks trained for a few steps: nothing is learnt, but all that a real ablation does is done."""
-    from dataclasses import replace
-
     from evssm.training.family import FAMILY
     from evssm.training.recipes import RECIPES
     from evssm.training.run import built_in_data, trained_file

@@ -76,7 +76,7 @@ def the_network(
 def trained_network(name: str | None, file: str | None, *, local: bool = False) -> Callable[..., Any]:
     """The network that a name, a file of weights or both stand for: one's own, or one with weights, never without.
 
-    Without either it is the first bundled one.
+    Without either it is `evssm-compact`, or the first where that is not bundled.
     """
     from evssm.foreign import own_network
     from evssm.models import MODELS
@@ -94,7 +94,7 @@ def trained_network(name: str | None, file: str | None, *, local: bool = False) 
         raise ValueError(
             f"no trained weights of {name} here; give --weights FILE (bundled: {', '.join(there) or 'none'})"
         )
-    return load(name or there[0], **overrides)
+    return load(name or ("evssm-compact" if "evssm-compact" in there else there[0]), **overrides)
 
 
 def file_for(name: str, networks: list[str], weights: list[str]) -> str | None:

@@ -25,13 +25,14 @@ def family(
     ] = 0,
     out: Annotated[Path, typer.Option(help="Folder of the table and the scores.")] = Path("family"),
 ) -> None:
-    """The table of the trained compact networks: gains on held-out photographs with intervals, cost, and origin.
+    """The tables of the trained compact networks: gains on held-out images with intervals, cost, and origin.
 
     Scores that are there already are not computed again.
     """
     import torch
 
-    from analysis.trained_family import bundle, family_table, reached, straight_test
+    from analysis.tasks import the_tasks
+    from analysis.trained_family import bundle, family_page, reached
     from evssm.provenance import written_whole
 
     files = trained_files(weights)
@@ -40,12 +41,10 @@ def family(
     if rerun:
         _rerun(files, rerun)
         return
-    pairs, data = straight_test(EXTENTS)
+    tests = the_tasks(EXTENTS)
     with progress() as track:
-        members = [
-            reached(name, path, pairs, data, out / "scores", progress=track(name)) for name, path in files.items()
-        ]
-    table = family_table(members, data=data)
+        members = [reached(name, path, tests, out / "scores", progress=track(name)) for name, path in files.items()]
+    table = family_page(members)
     typer.echo(table)
     bundled = bundle(members, files, into) if into else []
     for place in (out, into) if into else (out,):

@@ -102,9 +102,7 @@ class DefocusTest:
         if not 0 <= i < len(self):
             raise IndexError(f"item {i} was asked of {len(self)}")
         focus, circle = self.settings[i]
-        first, end = COLUMNS["test"]
-        views = _views(focus, circle, 0, first, len(disparity()), end - first)
-        return _pair(views, self.dual_pixel, f"motorcycle-focus{focus:g}-{circle:g}px")
+        return _pair(_test_views(focus, circle), self.dual_pixel, f"motorcycle-focus{focus:g}-{circle:g}px")
 
     def circles(self, i: int) -> np.ndarray:
         """The true signed blur circle of each point of item `i`, its diameter in pixels, `h w`."""
@@ -150,6 +148,15 @@ def _views(focus: float, circle: float, top: int, left: int, h: int, w: int) -> 
     views = dual_pixel_views(light[window], _circles(focus, circle)[window])
     crop = (slice(top - above, top - above + h), slice(left - before, left - before + w))
     return np.stack([views[0][crop], views[1][crop], light[window][crop]])
+
+
+@lru_cache(maxsize=len(FOCUSES) * len(TEST_CIRCLES))
+def _test_views(focus: float, circle: float) -> np.ndarray:
+    """`_views` of the whole test part; a second each, and every network to be scored asks for them again."""
+    first, end = COLUMNS["test"]
+    views = _views(focus, circle, 0, first, len(disparity()), end - first)
+    views.setflags(write=False)
+    return views
 
 
 def _circles(focus: float, circle: float) -> np.ndarray:

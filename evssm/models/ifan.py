@@ -36,6 +36,9 @@ class IFAN(nn.Module):
     views, or what `b 9 h w` holds after them.
     """
 
+    adds_input = True
+    """Also with two views: then their picture."""
+
     def __init__(
         self, *, width: int = 32, iterations: int = 17, second_kernel: bool = False, dual_pixel: bool = False
     ) -> None:

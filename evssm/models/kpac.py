@@ -36,6 +36,9 @@ class KPAC(nn.Module):
     other levels.
     """
 
+    adds_input = True
+    """Also with two views: then their picture."""
+
     def __init__(self, *, width: int = 48, levels: int = 3, dual_pixel: bool = False) -> None:
         super().__init__()
         if levels not in (2, 3):

@@ -45,6 +45,7 @@ class Restormer(nn.Module):
     ) -> None:
         super().__init__()
         _check(width, depths, heads, norm)
+        self.adds_input = not dual_pixel
 
         def blocks(width: int, depth: int, heads: int) -> nn.Sequential:
             return nn.Sequential(*(Block(width, heads, ffn_expansion, bias, norm) for _ in range(depth)))

@@ -48,8 +48,8 @@ class Member:
         return self.network + (f"-{self.label}" if self.label else "") + (f"-seed{self.seed}" if self.seed else "")
 
 
-def _of(names: tuple[str, ...], seed: int, **more: str) -> tuple[Member, ...]:
-    return tuple(Member(f"{name}-compact", seed, **more) for name in names)
+def _of(names: tuple[str, ...], seed: int, *, label: str = "", data: str = "embedded") -> tuple[Member, ...]:
+    return tuple(Member(f"{name}-compact", seed, label=label, data=data) for name in names)
 
 
 def label_of(network: str, data: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from safetensors.torch import save as serialised
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -25,6 +26,9 @@ from evssm.training.journal import Journal
 from evssm.training.optimisation import RunningMean, learning_rate, start_as_identity
 from evssm.training.recipes import TrainConfig
 from evssm.weights import load
+
+Views = Float[Tensor, "b views h w"]
+"""What a network is given: an image, or the two views of a dual-pixel sensor in its channels."""
 
 Report = Callable[[int, int, dict[str, float]], object]
 """Told after every step: steps done, steps in all, and the latest loss, PSNR and gain."""
@@ -140,7 +144,7 @@ class _Sitting:
             if report is not None:
                 report(self.done, self.config.steps, latest)
 
-    def _batches(self, crops: Pairs, last: int) -> Iterator[tuple[Image, Image]]:
+    def _batches(self, crops: Pairs, last: int) -> Iterator[tuple[Views, Image]]:
         """This process's part of every batch that is left, blurred and sharp."""
         world, rank = self.engine.world_size, self.engine.global_rank
         if self.config.batch % (world * self.config.accumulate):
@@ -157,7 +161,7 @@ class _Sitting:
         )
         yield from self.engine.setup_dataloaders(loader, use_distributed_sampler=False)
 
-    def _step(self, step: int, rate: float, blurred: Image, sharp: Image) -> tuple[float, float]:
+    def _step(self, step: int, rate: float, blurred: Views, sharp: Image) -> tuple[float, float]:
         """The loss and the gradient's norm before it is cut; both belong to the weights before this step."""
         config, parts = self.config, self.config.accumulate
         torch.manual_seed((self.run["seed"] << 32) + step * self.engine.world_size + self.engine.global_rank)
@@ -180,7 +184,7 @@ class _Sitting:
         self.optimiser.zero_grad()
         return total, float(size)
 
-    def _keep(self, step: int, blurred: Image, sharp: Image) -> None:
+    def _keep(self, step: int, blurred: Views, sharp: Image) -> None:
         """Stops the run, with the batch and the weights that broke it beside its checkpoint."""
         rank = self.engine.global_rank
         path = self.folder / (f"rank{rank}_{BAD_BATCH}" if rank else BAD_BATCH)
@@ -232,12 +236,12 @@ class _AllScales(nn.Module):
         super().__init__()
         self.net = net
 
-    def forward(self, x: Image) -> tuple[Tensor, ...]:
+    def forward(self, x: Views) -> tuple[Tensor, ...]:
         pyramid = getattr(self.net, "pyramid", None)
         return (self.net(x),) if pyramid is None else pyramid(x)
 
 
-def _loss(net: Callable[[Image], tuple[Tensor, ...]], blurred: Image, sharp: Image, config: TrainConfig) -> Tensor:
+def _loss(net: Callable[[Views], tuple[Tensor, ...]], blurred: Views, sharp: Image, config: TrainConfig) -> Tensor:
     """The sum over the scales that `net` restores; coarser targets are reduced bilinearly (Cho et al. 2021)."""
     losses = []
     for restored in net(blurred):

@@ -11,7 +11,9 @@ from analysis.ablate import ablate, files_of, measure
 from analysis.ablation_panel import AGAINST, SHOWN, UNDECIDED, draw_effects, effect_panel
 from analysis.ablation_table import Measured, ablation_table, difference, verdicts
 from analysis.ablations import ABLATIONS, published
+from analysis.tasks import DEFOCUS, DUAL_PIXEL, ONE_SCENE
 from evssm import MODELS, build, save
+from evssm.data.motorcycle import COLUMNS, disparity
 from evssm.data.pairs import Pair
 from evssm.scores import Scores
 from evssm.training.family import FAMILY
@@ -162,6 +164,27 @@ def test_an_ablation_leaves_a_table_a_picture_and_where_they_came_from_and_goes_
     taken = [row.seconds for name in names[:2] for row in Scores.load(out / "scores" / f"{name}.csv").rows]
     assert found.seconds == np.median(taken)
     assert {path.name: path.read_bytes() for path in (out / "scores").glob("*.csv")} == tables  # nothing ran again
+
+
+def test_defocus_in_one_view_and_in_two_is_scored_and_shown_apart():
+    single, dual = (ABLATIONS[name] for name in ("defocus", "dual-pixel"))
+    assert (single.task, dual.task) == (DEFOCUS, DUAL_PIXEL)
+    assert not {m.network for m in single.methods if m.network} & {m.network for m in dual.methods}
+    found = {"IFAN": measured()}
+    one, two = (ablation_table(ablation, found, data="d", protocol="p") for ablation in (single, dual))
+    assert "| IFAN | 25.37 / 0.789 |" in one
+    assert "| IFAN | - | - |" in two
+    assert "Published" not in two.partition("\n\n")[2].partition("\n\n")[2]
+    assert ONE_SCENE in one
+    assert ONE_SCENE in two
+    assert "paper's scale" in one
+    assert "paper's scale" not in two
+
+
+def test_what_is_said_of_the_scene_is_so():
+    parts = [disparity()[:, slice(*columns)] for columns in COLUMNS.values()]
+    ranges = [f"{part.min():.0f} to {part.max():.0f}" for part in parts]
+    assert f"disparities of {ranges[0]} and of {ranges[1]} px" in ONE_SCENE
 
 
 def test_methods_without_weights_keep_their_published_numbers(tmp_path):

@@ -127,6 +127,18 @@ def test_nothing_is_taken_out_of_a_network_that_says_it_adds_no_input():
     np.testing.assert_array_equal(erf.map, effective_receptive_field(net, images(1, 1), residual="include").map)
 
 
+@pytest.mark.parametrize("adds", [True, False])
+def test_of_two_views_their_mean_is_taken_out_where_it_is_added(adds):
+    def net(x):
+        left, right = x.chunk(2, dim=1)
+        return conv([[1.0, 2, 3]], 3)(left) + (left + right) / 2 * adds
+
+    net.adds_input = adds
+    erf = effective_receptive_field(net, images(1, 6))
+    assert erf.provenance["residual"] == ("exclude" if adds else "none: the network adds no input to its output")
+    np.testing.assert_allclose(erf.map[6, 6:9], np.array([1, 2, 3]) / 6)
+
+
 def test_opposite_channels_cancel_in_a_sum_and_not_in_rss():
     kernel = torch.randn(3, 3, dtype=torch.float64)
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from analysis.trained_family import LEAST_GAIN, bundle, family_table, mean_gains, reached
+from analysis.tasks import DEFOCUS, DUAL_PIXEL, MOTION, ONE_SCENE, Task, task_of
+from analysis.trained_family import LEAST_GAIN, bundle, family_page, family_table, mean_gains, reached
 from evssm.cli.app import app
 from evssm.data.embedded import embedded_test
 from evssm.data.pairs import Pair
@@ -16,7 +17,7 @@ from evssm.models import build
 from evssm.training.journal import read_journal
 from evssm.training.recipes import RECIPES
 from evssm.training.rerun import first_difference, repeated
-from evssm.training.run import embedded_data, trained_file
+from evssm.training.run import built_in_data, defocus_data, embedded_data, trained_file
 from evssm.weights import bundled, load, save
 
 NAME = "stripformer-compact"
@@ -50,6 +51,44 @@ def test_a_log_that_differs_in_one_digit_is_noticed(trained, tmp_path):
     assert first_difference(trained, changed, 4) == "2 steps are logged where 4 are repeated"
 
 
+@pytest.mark.parametrize("name", ["dpdnet-compact", "dpdnet-dual-pixel-compact"])
+def test_a_training_on_defocus_repeats_and_sees_as_many_views_as_its_network_takes(name, tmp_path):
+    torch.set_num_threads(1)
+    config = replace(RECIPES["smoke"], steps=2, validate_every=2, warmup=1)
+    data = built_in_data(name, "defocus", config, 4)
+    assert data.crops[0].blurred.shape[0] == (6 if "dual" in name else 3)
+    assert not len(data.validation)
+    path = trained_file(name, name, data, config, tmp_path, seed=4)
+    assert first_difference(path, log_of(path), 2) is None
+    assert task_of(load(path)) == (DUAL_PIXEL if "dual" in name else DEFOCUS)
+
+
+def test_motion_is_not_for_networks_of_two_views():
+    with pytest.raises(ValueError, match="kpac-dual-pixel-compact takes the two views"):
+        built_in_data("kpac-dual-pixel-compact", "embedded", RECIPES["smoke"], 0)
+    with pytest.raises(ValueError, match="no data of the package are called 'fog'; there are embedded, defocus"):
+        built_in_data("kpac-compact", "fog", RECIPES["smoke"], 0)
+
+
+def test_a_network_is_scored_on_what_it_was_trained_for(trained, tmp_path):
+    assert task_of(load(trained)) == MOTION
+    path = tmp_path / "net.safetensors"
+    save(build(NAME), path, data=defocus_data(RECIPES["smoke"], 0).description, steps=5, seed=0)
+    assert task_of(load(path)) == DEFOCUS
+
+
+def test_each_task_has_a_table_of_its_own_that_says_what_it_can_show(trained, tmp_path):
+    one = reached(NAME, trained, middles(), tmp_path / "scores")
+    other = replace(one, name="other", task=replace(one.task, title="Defocus", scope=ONE_SCENE))
+    motion, defocus, made = family_page([one, other]).split("\n## ")[1:]
+    assert motion.startswith("Motion\n")
+    assert f"| {NAME} |" in motion
+    assert "| other |" not in motion
+    assert ONE_SCENE in defocus
+    assert f"| {NAME} |" not in defocus
+    assert one.origin.data in made
+
+
 def test_what_was_trained_on_other_data_cannot_be_repeated(tmp_path):
     path = tmp_path / "net.safetensors"
     save(build(NAME), path, data="something else", steps=5, seed=0)
@@ -59,17 +98,19 @@ def test_what_was_trained_on_other_data_cannot_be_repeated(tmp_path):
 
 def middles():
     whole = embedded_test(extents=(6,), straight=True)
-    return [
+    cut = [
         Pair(crop_centre(p.blurred, 48, 48), crop_centre(p.sharp, 48, 48), p.name)
         for p in (whole[i] for i in range(len(whole)))
     ]
+    return {MOTION: Task("Motion", cut, "middles")}
 
 
 def test_the_table_says_what_was_reached_and_only_what_gained_enough_is_copied(trained, tmp_path, monkeypatch):
-    one = reached(NAME, trained, middles(), "middles", tmp_path / "scores")
+    one = reached(NAME, trained, middles(), tmp_path / "scores")
     assert one.gain == pytest.approx(sum(row.psnr - row.blurred_psnr for row in one.scores.rows) / 3)
     assert one.gain < LEAST_GAIN
-    table = family_table([one], data="middles")
+    table = family_table([one])
+    assert "3 images: middles;" in table
     assert f"| {NAME} | 3 | {one.parameters:,} |" in table
     assert f"{one.gain:+.2f}, not bundled" in table
     assert bundle([one], {NAME: trained}, tmp_path / "out") == []
@@ -97,7 +138,7 @@ def test_the_command_repeats_trainings_and_says_so(trained):
 
 
 def test_the_seeds_of_a_network_are_bundled_together_by_their_mean(trained, tmp_path):
-    one = reached(NAME, trained, middles(), "middles", tmp_path / "scores")
+    one = reached(NAME, trained, middles(), tmp_path / "scores")
     loss = replace(one, name=f"{NAME}-l1")
     seeds = [replace(one, name=f"{NAME}-seed{k}", scores=shifted(one.scores, k)) for k in (1, 2)]
     means = mean_gains([one, loss, *seeds])
