@@ -29,11 +29,11 @@ def bundled_images(size: tuple[int, int] = SIZE) -> dict[str, Callable[[], Tenso
 
 
 def bundled_networks(**overrides: Any) -> dict[str, Callable[[], Any]]:
-    """What loads each trained network that comes with the package, by name, EVSSM's first.
+    """What loads each network for single photographs that comes trained with the package, by name, EVSSM's first.
 
     Where networks of several seeds are bundled, the first seed of each.
     """
-    known = [name for name in MODELS if name in bundled()]
+    known = [name for name in MODELS if name in bundled() and not MODELS[name].arguments.get("dual_pixel")]
     return {name: partial(load, name, **overrides) for name in sorted(known, key=lambda name: "evssm" not in name)}
 
 

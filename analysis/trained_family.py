@@ -19,11 +19,15 @@ from evssm.metrics import Protocol
 from evssm.models import MODELS
 from evssm.provenance import Provenance
 from evssm.scores import Scores
+from evssm.training.family import FAMILY
 from evssm.training.loop import LOG
 from evssm.weights import load
 
 LEAST_GAIN = 0.5
 """Mean gain in dB, over the blurred held-out images and seeds, below which a network is not bundled."""
+
+ROOM = 24_500_000
+"""Bytes that all bundled weights may take together; with logs and tables their folder stays under 25 MB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +35,7 @@ class Reached:
     """What one training run reached: its scores, its origin, and what the network costs at 256 x 256 pixels.
 
     `task` is what it was scored on. `windowed` are the scores with test-time windows, `None` for a network that has
-    none.
+    none. `size` is that of its file in bytes.
     """
 
     name: str
@@ -41,6 +45,7 @@ class Reached:
     origin: Provenance
     parameters: int
     multiply_adds: float
+    size: int
 
     @property
     def gain(self) -> float:
@@ -68,19 +73,38 @@ def reached(
         windowed = evaluate(local, task.pairs, data=task.data, path=folder / f"{name}_local.csv", progress=progress)
     taken = cost(net, COUNTED_AT)
     parameters = sum(weights.numel() for weights in net.parameters())
-    return Reached(name, task, scores, windowed, net.provenance, parameters, taken.conv_linear_macs)
+    return Reached(
+        name, task, scores, windowed, net.provenance, parameters, taken.conv_linear_macs, file.stat().st_size
+    )
 
 
 def mean_gains(members: Sequence[Reached]) -> dict[str, float]:
-    """Each member's name -> the mean of `gain` over the seeds of its network, dB.
-
-    It decides for all seeds of a network together whether they are bundled: to leave out the weaker ones would flatter
-    every figure that pools seeds.
-    """
+    """Each member's name -> the mean of `gain` over the seeds of its network, dB."""
     seeds: dict[str, list[float]] = {}
     for one in members:
         seeds.setdefault(_without_seed(one.name), []).append(one.gain)
     return {one.name: fmean(seeds[_without_seed(one.name)]) for one in members}
+
+
+def fates(members: Sequence[Reached]) -> dict[str, str]:
+    """Each member's name -> "bundled", "not bundled" where its network gained too little, or "no room" where it did
+    not but those before it fill `ROOM`.
+
+    All seeds of a network have the same fate, by their mean: to leave out the weaker ones would flatter every figure
+    that pools seeds. Networks take their places in the order of `FAMILY`, others after them.
+    """
+    places = {member.name: place for place, member in enumerate(FAMILY)}
+    means, taken = mean_gains(members), 0
+    found: dict[str, str] = {}
+    for one in sorted(members, key=lambda one: places.get(one.name, len(places))):
+        if one.name in found:
+            continue
+        seeds = [other for other in members if _without_seed(other.name) == _without_seed(one.name)]
+        size = sum(seed.size for seed in seeds)
+        fate = "not bundled" if means[one.name] < LEAST_GAIN else "no room" if taken + size > ROOM else "bundled"
+        taken += size if fate == "bundled" else 0
+        found |= {seed.name: fate for seed in seeds}
+    return found
 
 
 def _without_seed(name: str) -> str:
@@ -90,8 +114,11 @@ def _without_seed(name: str) -> str:
 def family_page(members: Sequence[Reached]) -> str:
     """Markdown: a table for each task that networks were trained for, and below them how all were made."""
     lines = ["# The trained compact family"]
+    decided = fates(members)
     for title, of_task in by_task(members).items():
-        lines += ["", f"## {title}", "", family_table(of_task)]
+        lines += ["", f"## {title}", "", family_table(of_task, decided)]
+    if "no room" in decided.values():
+        lines += ["", f"No room: gained enough, but all bundled weights together may take {ROOM / 1e6:g} MB."]
     lines += ["", "## How they were made", ""]
     ways = {(one.origin.data, one.origin.hardware, one.origin.commit): one for one in members}
     lines += [f"- commit {commit}, {hardware}: {text}" for text, hardware, commit in ways]
@@ -105,11 +132,8 @@ def by_task(members: Sequence[Reached]) -> dict[str, list[Reached]]:
     }
 
 
-def family_table(members: Sequence[Reached]) -> str:
-    """Markdown: a row per network and seed of one task; what is under `LEAST_GAIN` is marked.
-
-    A network's seeds are judged together, by their mean.
-    """
+def family_table(members: Sequence[Reached], decided: Mapping[str, str]) -> str:
+    """Markdown: a row per network and seed of one task; the last column says what `fates` decided and by what mean."""
     means, task = mean_gains(members), members[0].task
     head = ["network", "seed", "parameters", "multiply-adds at 256 x 256", "steps", "PSNR [dB]", "gain [dB]"]
     head += ["gain with test-time windows", f"seeds' mean gain, bundled from {LEAST_GAIN} dB on"]
@@ -133,7 +157,7 @@ def family_table(members: Sequence[Reached]) -> str:
         cells += [f"{one.origin.steps:,}", f"{one.scores.mean('psnr'):.2f}", _gain(one.scores)]
         cells += [
             _gain(one.windowed) if one.windowed else "-",
-            f"{means[one.name]:+.2f}, {'' if means[one.name] >= LEAST_GAIN else 'not '}bundled",
+            f"{means[one.name]:+.2f}, {decided[one.name]}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -145,16 +169,16 @@ def _gain(scores: Scores) -> str:
 
 
 def bundle(members: Sequence[Reached], files: Mapping[str, Path], folder: Path) -> list[Path]:
-    """Copies the networks whose seeds gained enough on average, with the training logs that reruns are held against, to
+    """Copies the networks that are to be bundled (`fates`), with the training logs that reruns are held against, to
     `folder`; the files there.
 
     Raises `FileNotFoundError` for a network whose log does not lie in the folder beside its file that bears its name.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    means = mean_gains(members)
+    decided = fates(members)
     written = []
     for one in members:
-        if means[one.name] >= LEAST_GAIN:
+        if decided[one.name] == "bundled":
             log = files[one.name].with_suffix("") / LOG
             if not log.is_file():
                 raise FileNotFoundError(f"{log}, the log of {one.name}'s training, is missing; train it again")

@@ -14,7 +14,7 @@ from analysis.ablations import ABLATIONS
 from analysis.field import ERF
 from analysis.field_table import BEYOND
 from analysis.findings import Section, findings_page
-from analysis.trained_family import by_task, family_table, reached
+from analysis.trained_family import by_task, family_table, fates, reached
 from analysis.verdicts import Verdict, compare
 from evssm.metrics import Protocol
 from evssm.provenance import written_whole
@@ -53,8 +53,9 @@ def make(track: Track) -> list[Path]:
             rows = _rows(table)
             text = f"{rows}\n\n{test.scope}" if test.scope else rows
             sections.append(Section(ablation.title.partition(" (")[0], claims, ablation.source, text))
+    decided = fates(members)
     for title, alike in by_task(members).items():
-        sections.append(Section(f"The networks: {title.lower()}", [], "", _rows(family_table(alike))))
+        sections.append(Section(f"The networks: {title.lower()}", [], "", _rows(family_table(alike, decided))))
     with written_whole(PAGE) as part:
         part.write_text(findings_page(members, sections, command=COMMAND), encoding="utf-8")
     return [PAGE, *kept_scores()]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from analysis.ablations import ABLATIONS
+from analysis.tasks import MOTION
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ FIGURES: tuple[Figure, ...] = (
             f"ablation_{name}",
             ablation.title.partition(" (")[0],
             ablation.source,
-            "05_ablations",
+            "05_ablations" if ablation.task == MOTION else "06_defocus",
             script="ablations",
         )
         for name, ablation in ABLATIONS.items()

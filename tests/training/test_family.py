@@ -7,7 +7,7 @@ import torch
 from typer.testing import CliRunner
 
 from analysis.tasks import DEFOCUS, DUAL_PIXEL, MOTION, ONE_SCENE, Task, task_of
-from analysis.trained_family import LEAST_GAIN, bundle, family_page, family_table, mean_gains, reached
+from analysis.trained_family import LEAST_GAIN, ROOM, bundle, family_page, family_table, fates, mean_gains, reached
 from evssm.cli.app import app
 from evssm.data.embedded import embedded_test
 from evssm.data.pairs import Pair
@@ -109,7 +109,7 @@ def test_the_table_says_what_was_reached_and_only_what_gained_enough_is_copied(t
     one = reached(NAME, trained, middles(), tmp_path / "scores")
     assert one.gain == pytest.approx(sum(row.psnr - row.blurred_psnr for row in one.scores.rows) / 3)
     assert one.gain < LEAST_GAIN
-    table = family_table([one])
+    table = family_table([one], fates([one]))
     assert "3 images: middles;" in table
     assert f"| {NAME} | 3 | {one.parameters:,} |" in table
     assert f"{one.gain:+.2f}, not bundled" in table
@@ -146,6 +146,29 @@ def test_the_seeds_of_a_network_are_bundled_together_by_their_mean(trained, tmp_
     assert means[f"{NAME}-l1"] == one.gain
 
 
+def test_what_gained_enough_is_bundled_in_the_familys_order_while_there_is_room(trained, tmp_path, monkeypatch):
+    one = reached(NAME, trained, middles(), tmp_path / "scores")
+    assert one.size == trained.stat().st_size
+    good = shifted(one.scores, LEAST_GAIN - one.gain + 0.1)
+    names = ("own", "ifan-compact", "evssm-compact-seed1", "kpac-compact", "evssm-compact")
+    members = [replace(one, name=name, scores=good, size=10) for name in names]
+    members[3] = replace(members[3], scores=one.scores)
+    assert one.gain < LEAST_GAIN
+    monkeypatch.setattr("analysis.trained_family.ROOM", 30)
+    assert fates(members) == {
+        "evssm-compact": "bundled",
+        "evssm-compact-seed1": "bundled",
+        "kpac-compact": "not bundled",
+        "ifan-compact": "bundled",
+        "own": "no room",
+    }
+    assert "No room: gained enough" in family_page(members)
+    monkeypatch.setattr("analysis.trained_family.ROOM", 40)
+    assert "no room" not in fates(members).values()
+    monkeypatch.setattr("analysis.trained_family.ROOM", 15)  # two seeds go in together or not at all
+    assert [name for name, fate in fates(members).items() if fate == "bundled"] == ["ifan-compact"]
+
+
 def shifted(scores, gain):
     return replace(scores, rows=tuple(replace(row, gain=row.gain + gain) for row in scores.rows))
 
@@ -168,4 +191,6 @@ def test_bundled_trainings_repeat(name):
 
 
 def test_the_bundled_files_are_small_together():
-    assert sum(path.stat().st_size for path in bundled().values()) < 25e6
+    assert sum(path.stat().st_size for path in bundled().values()) <= ROOM
+    folder = next(iter(bundled().values())).parent
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 25e6
