@@ -1,9 +1,13 @@
 """Steps that networks take on channels-last maps again and again, each with as few ways to memory as possible.
 
 Every step stands here twice: `*_definition` says in PyTorch what it computes, and a pair of operators `evssm::*`
-computes the same, and its gradients, with kernels compiled for the CPU. The operators serve float32 and float64 on a
-CPU where numba is installed; the definition serves the rest. Like `evssm::scan` they are single steps to tracers and
-counters.
+computes the same, and its gradients, with kernels compiled for the CPU (`evssm.fused_*`). The operators serve float32
+and float64 on a CPU where numba is installed; the definition serves the rest. Like `evssm::scan` they are single steps
+to tracers and counters.
+
+No kernel makes a copy of a whole map: a depth-wise convolution keeps a few rows, a norm some pixels, a patch filter one
+patch, so that what lies between reading and writing stays in the first cache levels. Values that cost less to compute
+than to fetch are computed again in the backward passes. No sum depends on the number of threads.
 """
 
 from functools import cache
@@ -43,16 +47,17 @@ SCHEMAS = (
 
 
 @cache
-def _kernels() -> Any:
-    """The module of kernels, imported when first wanted: numba takes a quarter of a second."""
-    return import_module("evssm.fused_numba")
+def _kernel(name: str) -> Any:
+    """A kernel by its operator's name, imported when first wanted: numba takes a quarter of a second."""
+    files = {"linear": "linear", "depthwise": "depthwise", "norm": "norm", "filter": "patches"}
+    return getattr(import_module(f"evssm.fused_{files[name.partition('_')[0]]}"), name)
 
 
 def _define(schema: str) -> Any:
     """The operator of this schema, computed by the kernel of its name."""
     name = schema.split("(")[0]
     OPERATORS.define(schema)
-    OPERATORS.impl(name, lambda *inputs: getattr(_kernels(), name)(*inputs), "CPU")
+    OPERATORS.impl(name, lambda *inputs: _kernel(name)(*inputs), "CPU")
     return getattr(torch.ops.evssm, name).default
 
 
@@ -62,7 +67,7 @@ LINEAR, LINEAR_BACKWARD, DEPTHWISE, DEPTHWISE_BACKWARD, NORM, NORM_BACKWARD, FIL
 @cache
 def _kernels_exist() -> bool:
     try:
-        _kernels()
+        _kernel("linear")
     except ImportError:
         return False
     return True

@@ -95,8 +95,8 @@ def test_without_a_folder_to_write_to_kernels_are_compiled_all_the_same(monkeypa
 
 
 def test_all_kernels_of_the_package_are_kept_under_one_name():
-    from evssm import fused_numba, scan_numba
+    from evssm import fused_depthwise, fused_linear, scan_numba
 
     name = stamp(Path(ours.__file__).parent)
-    for kernel in (fused_numba.depthwise_tasks, scan_numba.forward_tasks, fused_numba.linear_tasks):
+    for kernel in (fused_depthwise.depthwise_tasks, scan_numba.forward_tasks, fused_linear.linear_tasks):
         assert kernel._cache._cache_file._source_stamp == name

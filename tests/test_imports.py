@@ -9,8 +9,10 @@ ROOT = Path(__file__).parent.parent
 
 ORDER = """
 evssm.shapes evssm.geometry
-evssm.scan_definition evssm.scan_torch evssm.compiled evssm.lanes evssm.scan_numba evssm.scan evssm.mamba_ssm evssm.ssd
-evssm.fused_numba evssm.enlarge_numba evssm.fused evssm.enlarge evssm.layers evssm.tf_layers evssm.scan_selected
+evssm.compiled evssm.lanes evssm.lane_functions evssm.tasks evssm.map_memory
+evssm.scan_definition evssm.scan_torch evssm.scan_numba evssm.scan evssm.mamba_ssm evssm.ssd
+evssm.fused_linear evssm.fused_ends evssm.fused_depthwise evssm.fused_norm evssm.fused_patches
+evssm.enlarge_numba evssm.fused evssm.enlarge evssm.layers evssm.tf_layers evssm.scan_selected
 evssm.spectral evssm.windows
 evssm.mixer evssm.mamba2
 evssm.models.stages evssm.models.description evssm.naming
