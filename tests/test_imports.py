@@ -41,7 +41,8 @@ analysis.similarity analysis.cascade analysis.randomisation analysis.image_count
 analysis.summary analysis.plots analysis.panels
 analysis.operations analysis.costs analysis.timing analysis.ablations
 analysis.ablation_table analysis.ablation_panel analysis.ablate analysis.trained_family analysis.findings
-analysis.scan_rows analysis.own_scans analysis.scan_branches analysis.module_rows analysis.row_map
+analysis.scan_rows analysis.scan_tangents analysis.own_scans analysis.scan_branches analysis.module_rows
+analysis.module_columns analysis.row_map
 analysis.activations analysis.row_faithfulness analysis.map_verdict
 analysis.check_plots analysis.check_panels
 analysis.kept_rows analysis.activation_plots analysis.activation_figure
