@@ -247,8 +247,8 @@ def _both_ways(site: Site, around: list[Window], cell: Cell, residual: bool, dir
 
 def in_float64(site: Site) -> Site:
     """The same call in double precision, for differences."""
-    mixer, norm = (None if part is None else deepcopy(part).double() for part in (site.mixer, site.norm))
-    return replace(site, mixer=mixer, norm=norm, x=site.x.double())
+    norm = None if site.norm is None else deepcopy(site.norm).double()
+    return replace(site, mixer=deepcopy(site.mixer).double(), norm=norm, x=site.x.double())
 
 
 def _merged(parts: list[Part]) -> Part:

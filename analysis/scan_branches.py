@@ -124,7 +124,8 @@ class SS2DBranch:
         """What a part of y adds to the mixer's output, norm and gate held at those of y."""
         norm = self._mixer.out_norm
         normed = (part - part.mean(dim=0)) * torch.rsqrt(y.var(dim=0, correction=0) + norm.eps)
-        return einsum(self._mixer.out_proj.weight, norm.weight, self.gate(), normed, "c d, d, d h w, d h w -> c h w")
+        gated = einsum(norm.weight, normed, "d, d h w -> d h w") * self.gate()
+        return torch.tensordot(self._mixer.out_proj.weight, gated, dims=1)
 
     def heard(self, y: Values, direction: Float[Tensor, "c h w"]) -> tuple[Values, Float[Tensor, "c h w"]]:
         """`direction` of the mixer's output, of each pixel its own, as one of y, and as one of what makes the gate."""
