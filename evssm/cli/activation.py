@@ -83,8 +83,8 @@ def activation(
     threads: Threads = None,
     out: Out = Path("activation"),
 ) -> None:
-    """What a pixel gathers in every selective scan (Fig. 6), or where it goes: a picture, the maps as .npz, their checks
-    as .json.
+    """What a pixel gathers in every selective scan (Fig. 6), or where it goes: a picture, the maps as .npz, their
+    checks as .json.
 
     Of several images the first few are drawn, and a table has the numbers of all.
     """
