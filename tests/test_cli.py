@@ -629,7 +629,12 @@ def net():
 
 @pytest.mark.parametrize(
     ("what", "columns", "lines"),
-    [("growth", "name,scans,stride", 3), ("structure", "map,stride,cells", 1), ("transfer", "direction,from,to", 8)],
+    [
+        ("growth", "name,scans,stride", 3),
+        ("structure", "map,stride,cells", 1),
+        ("transfer", "direction,from,to", 8),
+        ("causes", "row,column,height", 6),
+    ],
 )
 def test_measure_leaves_a_picture_a_table_and_a_sidecar(run, tmp_path, what, columns, lines):
     (tmp_path / "own_measure.py").write_text(OWN_CONVOLUTION)

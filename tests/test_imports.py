@@ -55,6 +55,7 @@ analysis.scan_health analysis.artefacts analysis.artefact_figure
 analysis.instance_norms analysis.growth analysis.knock_outs analysis.half_planes analysis.knock_out_table analysis.modes
 analysis.planted_faults analysis.planted_faults_figure
 analysis.horizons analysis.selection_share analysis.alignment analysis.transfer analysis.structural
+analysis.sequential analysis.interventions
 analysis.measure_frame analysis.measure_plots analysis.measure_panels analysis.measure_maps analysis.measures
 analysis.jobs analysis.recent analysis.explorer_choices analysis.explorer analysis.explorer_page analysis.explorer_view
 analysis
