@@ -24,6 +24,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
+from evssm.scan_definition import computing_dtype
 from evssm.shapes import Image, Map
 
 Activation = Literal["none", "gelu", "gated gelu"]
@@ -276,12 +277,14 @@ def normalise_definition(
     projection: Tensor | None = None,
     output: Tensor | None = None,
 ) -> Tensor:
-    """`normalise` in PyTorch."""
+    """`normalise` in PyTorch; sums over channels are taken in at least float32."""
+    dtype = computing_dtype(x)
+    last, weight, bias = _last(x).to(dtype), weight.to(dtype), bias.to(dtype)
     if centred:
-        y = F.layer_norm(_last(x), x.shape[1:2], weight, bias, eps)
+        y = F.layer_norm(last, x.shape[1:2], weight, bias, eps)
     else:
-        last = _last(x)
         y = torch.addcmul(bias, last * torch.rsqrt(last.square().mean(dim=-1, keepdim=True) + eps), weight)
+    y = y.to(x.dtype)
     if gate is not None:
         y = F.gelu(_last(gate if projection is None else linear_definition(gate, projection))) * y
     return _first(y) if output is None else linear_definition(_first(y), output)
@@ -351,7 +354,9 @@ def filter_patches_definition(x: Tensor, gain: Tensor) -> Tensor:
     """`filter_patches` in PyTorch. The matrix of the transform is symmetric and its own inverse."""
     waves = _hartley(x.dtype, x.device)
     patches = rearrange(x, "b c (i p) (j q) -> b i j (p q) c", p=PATCH, q=PATCH)
-    return rearrange(waves @ ((waves @ patches) * gain), "b i j (p q) c -> b c (i p) (j q)", p=PATCH)
+    with torch.autocast(x.device.type, enabled=False):
+        patches = waves @ ((waves @ patches) * gain)
+    return rearrange(patches, "b i j (p q) c -> b c (i p) (j q)", p=PATCH)
 
 
 @cache

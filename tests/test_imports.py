@@ -10,7 +10,8 @@ ROOT = Path(__file__).parent.parent
 ORDER = """
 evssm.shapes evssm.geometry
 evssm.compiled evssm.lanes evssm.lane_functions evssm.tasks evssm.map_memory
-evssm.scan_definition evssm.scan_torch evssm.scan_numba evssm.scan evssm.mamba_ssm evssm.ssd
+evssm.scan_definition evssm.scan_torch evssm.scan_numba evssm.scan_triton evssm.scan_mamba_ssm evssm.scan_choice
+evssm.scan evssm.mamba_ssm evssm.ssd
 evssm.fused_linear evssm.fused_ends evssm.fused_depthwise evssm.fused_norm evssm.fused_patches
 evssm.enlarge_numba evssm.fused evssm.enlarge evssm.layers evssm.tf_layers evssm.scan_selected
 evssm.spectral evssm.windows
