@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from analysis.half_planes import HalfPlaneShares, half_plane_shares
     from analysis.horizons import Horizons, horizon_maps
     from analysis.image_count import Convergence, convergence
+    from analysis.interventions import CausalEffects, causal_effects
     from analysis.knock_out_table import KnockOuts, knock_out_effects
     from analysis.knock_outs import knocked_out
     from analysis.layer_attributions import layer_attribution
@@ -49,6 +50,7 @@ __all__ = [
     "ERF",
     "Alignments",
     "Attribution",
+    "CausalEffects",
     "Comparison",
     "Convergence",
     "Cost",
@@ -75,6 +77,7 @@ __all__ = [
     "attribution_panels",
     "blur_alignment",
     "blur_transfer",
+    "causal_effects",
     "check_attributions",
     "check_field",
     "check_layers",
@@ -136,6 +139,7 @@ _HOMES = {
     "analysis.half_planes": ("HalfPlaneShares", "half_plane_shares"),
     "analysis.horizons": ("Horizons", "horizon_maps"),
     "analysis.image_count": ("Convergence", "convergence"),
+    "analysis.interventions": ("CausalEffects", "causal_effects"),
     "analysis.knock_out_table": ("KnockOuts", "knock_out_effects"),
     "analysis.knock_outs": ("knocked_out",),
     "analysis.layer_attributions": ("layer_attribution",),

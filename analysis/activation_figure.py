@@ -111,11 +111,12 @@ def caption(rows: list[ScanRow], scale: str, style: str, decades: Number) -> str
     dots = f", a dot the largest of up to {max(pools)} x {max(pools)} map px" if max(pools) > 1 else ""
     mode = f"windows of {', '.join(map(str, windows))} feature px" if windows else "whole map, no windows"
     own = {True: ", the block's own map counted", False: ", the block's own map left out", None: ""}
-    direction = f" in the direction of its output{own[row.provenance['residual']]}" if row.level in ("A6", "A7") else ""
+    output = "its output" if row.kind == "row" else "every pixel's own output"
+    along = f" in the direction of {output}{own[row.provenance['residual']]}" if row.level in ("A6", "A7") else ""
     order = "the order of the scan" + (" and its windows" if windows else "")
     what = "gathers (row of the implicit attention)" if row.kind == "row" else "is sent to (column)"
     return (
-        f"What the starred pixel {what} in each module. Level {row.level}: {LEVELS[row.level]}{direction}; "
+        f"What the starred pixel {what} in each module. Level {row.level}: {LEVELS[row.level]}{along}; "
         f"{REDUCTIONS[row.reduction]}; {how}{dots}, {whose}; "
         f"grey beyond the dashes: ruled out by {order}; {weights_note(networks.values())}{h} x {w} px, {mode}."
     )

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from analysis.borrow import borrowed
 from analysis.inputs import check_fit, single_images
-from analysis.module_rows import Line, Site, module_column, module_row
+from analysis.module_columns import module_column
+from analysis.module_rows import Line, Site, module_row
 from analysis.own_scans import Adapter, Layouts, laid_out, rows_as_they_lie, scans_of
 from analysis.queries import query_positions
 from analysis.row_map import NORMALISATIONS, REDUCTIONS, ScanRow, normalised, reduced
@@ -65,9 +66,10 @@ def scan_column(
     trained: bool | None = None,
     **options: Any,
 ) -> ScanRow:
-    """Where the scan's input at the image pixel `query` goes: alpha[t, s] for every t; otherwise as `scan_row`.
+    """Where the image pixel `query` goes in the scan of `stage`: alpha[t, s] for every t; otherwise as `scan_row`.
 
-    Levels A0-A4.
+    At every level an entry is that of the row of the pixel where it arrives: levels A6 and A7 say how the query moves
+    each pixel's answer along that answer's own direction (`analysis.module_columns`).
     """
     return ScanCache(net, image, stage, trained=trained).row(query, stage, level=level, kind="column", **options)
 
@@ -196,10 +198,8 @@ class ScanCache:
         stored: Any = site.frame.points(cell, h, w)
         asked_of = nn.ModuleList(part for part in (site.mixer, site.norm) if part is not None)
         with borrowed(asked_of), torch.no_grad():
-            if kind == "row":
-                line = module_row(site, stored, level, residual=residual)
-            else:
-                line = module_column(site, stored, level)
+            ask = module_row if kind == "row" else module_column
+            line = ask(site, stored, level, residual=residual)
         made = {"query": list(place), "stage": site.name, "residual": residual if level in ("A6", "A7") else None}
         return self._upright(site, line, cell, place, kind, level, reduction, normalisation, keep_channels, made)
 

@@ -1,4 +1,4 @@
-"""Figures of maps that `evssm measure` makes: horizons, two modes side by side, what a pixel reaches."""
+"""Figures of maps that `evssm measure` makes: horizons, two modes side by side, what a pixel reaches, what helps."""
 
 from math import ceil
 
@@ -6,9 +6,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from analysis.horizons import Horizons
+from analysis.interventions import CausalEffects
 from analysis.making import is_untrained
 from analysis.measure_frame import WIDTH, badges, framed
-from analysis.measure_plots import draw_difference, draw_map
+from analysis.measure_plots import draw_difference, draw_effects, draw_map
 from analysis.modes import ModeDifference
 from analysis.plots import draw_erf
 from analysis.structural import StructuralField
@@ -74,6 +75,30 @@ def structural_panel(found: StructuralField) -> Figure:
             ax.remove()
         if is_untrained(found.provenance):
             figure.suptitle("untrained weights; the architecture alone decides what is shown", fontsize=6)
+    return figure
+
+
+def causes_panel(found: CausalEffects) -> Figure:
+    """The effect of every block on the outlined region; grey where it is neutral or not decided."""
+    effect, counts = found.map(), found.counts()
+    words = ", ".join(f"{counts.get(word, 0)} {word}" for word in ("positive", "negative", "neutral", "open"))
+    made = found.provenance
+    patches = "other patches of the image" if made["donors"] is None else "patches of other images"
+    note = (
+        f". The outlined region has {found.psnr:.2f} dB; shown is what it loses, on average, when a block of "
+        f"{made['block']} px is exchanged for {patches}; grey: the {100 * made['level']:g} % interval has zero in "
+        f"it, or only effects below {made['least']:g} dB; blocks that meet the region lie beyond the scale. "
+        f"Blocks: {words}."
+    )
+    height, width = effect.shape
+    with framed(made, (WIDTH / 2, 0.9 + WIDTH / 2.6 * height / width), 1, 1, note=note) as (figure, (ax,)):
+        peak = found.peak() or 1.0
+        draw_effects(ax, effect, found.decided(), found.box, peak=peak).set_title("what helps the region")
+        ticks = [-peak, -peak / 10, 0, peak / 10, peak]
+        bar = figure.colorbar(ax.images[0], ax=ax, pad=0.02, fraction=0.05, ticks=ticks, extend="both")
+        bar.ax.set_yticklabels([f"{tick:+.2g}" if tick else "0" for tick in ticks])
+        bar.set_label("effect [dB]")
+        badges(made, [ax])
     return figure
 
 

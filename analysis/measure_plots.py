@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import FuncNorm
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 Number = float | int
@@ -97,8 +98,25 @@ def draw_difference(ax: Axes, values: np.ndarray, *, peak: Number) -> Axes:
     """
     h, w = values.shape
     top, left = -(h // 2) - 0.5, -(w // 2) - 0.5
-    scale = (lambda x: np.sign(x) * np.sqrt(np.abs(x)), lambda x: np.sign(x) * np.square(x))
-    norm = FuncNorm(scale, -peak, peak)
-    ax.imshow(values, cmap="RdBu_r", norm=norm, extent=(left, left + w, top + h, top), interpolation="nearest")
+    extent = (left, left + w, top + h, top)
+    ax.imshow(values, cmap="RdBu_r", norm=_signed_root(peak), extent=extent, interpolation="nearest")
     ax.set(xlabel="x [px]", ylabel="y [px]")
     return ax
+
+
+def draw_effects(
+    ax: Axes, values: np.ndarray, shown: np.ndarray, box: tuple[int, int, int, int], *, peak: Number
+) -> Axes:
+    """Effects as the image lies, red above zero and blue below as in `draw_difference`; grey where they are not
+    `shown`, and `box`, (row, column, height, width), outlined."""
+    draw_map(ax, np.where(shown, values, np.nan))
+    ax.images[0].set(cmap="RdBu_r", norm=_signed_root(peak))
+    top, left, height, width = box
+    ax.add_patch(Rectangle((left - 0.5, top - 0.5), width, height, fill=False, edgecolor="black", linewidth=1))
+    return ax
+
+
+def _signed_root(peak: Number) -> FuncNorm:
+    """Colours by the root of a number's size, from -peak to peak."""
+    scale = (lambda x: np.sign(x) * np.sqrt(np.abs(x)), lambda x: np.sign(x) * np.square(x))
+    return FuncNorm(scale, -peak, peak)

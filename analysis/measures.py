@@ -8,16 +8,21 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from analysis import measure_maps, measure_panels
+from analysis.activations import query_pixel
 from analysis.alignment import blur_alignment
 from analysis.growth import growth_curve
 from analysis.half_planes import half_plane_shares
 from analysis.horizons import horizon_maps
+from analysis.interventions import causal_effects
 from analysis.knock_out_table import knock_out_effects
 from analysis.modes import mode_difference
 from analysis.selection_share import selection_shares
 from analysis.sensitivity import Select
 from analysis.structural import structural_field
 from analysis.transfer import blur_transfer
+
+REGION = 16
+"""Height and width in px of the region, around the query, whose restoration "causes" explains."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,20 @@ def _structure(net: Any, q: Question) -> Any:
     return structural_field(net, q.blurred[0], q.query, stages, select=q.select, seed=q.seed)
 
 
+def _causes(net: Any, q: Question) -> Any:
+    if q.sharp is None:
+        raise ValueError("this scores a region against the sharp image; give --sharp")
+    h, w = q.blurred[0].shape[-2:]
+    edges = min(REGION, h), min(REGION, w)
+    corner = [
+        min(max(at - edge // 2, 0), side - edge)
+        for at, edge, side in zip(query_pixel(q.query, h, w), edges, (h, w), strict=True)
+    ]
+    return causal_effects(
+        net, q.blurred[0], q.sharp[0], (*corner, *edges), select=q.select, seed=q.seed, progress=q.progress
+    )
+
+
 def _sharp(q: Question) -> Sequence[Tensor]:
     """The images that a known blur is put on."""
     if q.sharp is None:
@@ -108,5 +127,6 @@ MEASURES = {
     "alignment": Measure("whether the field turns with the blur", _alignment, measure_panels.alignment_panel),
     "transfer": Measure("gain by frequency, beside the ideal inverse", _transfer, measure_panels.transfer_panel),
     "structure": Measure("what a pixel can reach, whatever the weights", _structure, measure_maps.structural_panel),
+    "causes": Measure("which parts help or harm the restoration around it", _causes, measure_maps.causes_panel),
 }
 """The choices of `evssm measure`."""

@@ -1,23 +1,23 @@
-"""One row or column of a whole mixer: its windows stitched, its directions merged, in the frame it works in.
+"""One row of a whole mixer: its windows stitched, its directions merged, in the frame it works in.
 
 Levels A0-A4 are those of the scan (`analysis.scan_rows`). A5 runs from the values before the convolution to the gated
 channels, the activation and the gate held fixed (Zimerman et al. 2025). A6 and A7 run from the block's map to the
 branch's output and weigh the output's channels by their own direction at the query: A6 with gates, norms, activations
-and delta, B, C held fixed, A7 with nothing held fixed, the row of the Jacobian.
+and delta, B, C held fixed, A7 with nothing held fixed, the row of the Jacobian. Columns are `analysis.module_columns`.
 """
 
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
-from einops import einsum, rearrange, repeat
+from einops import einsum, rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from analysis import scan_rows
 from analysis.own_scans import BareScans
-from analysis.scan_branches import Branch, Mask, take_apart
+from analysis.scan_branches import Branch, Cell, Mask, step_of, take_apart
 from analysis.scan_rows import SCAN_LEVELS, Scan, first, scan_output, with_skip
 from evssm.geometry import D4, IDENTITY
 from evssm.layers import RMSNorm2d
@@ -31,7 +31,6 @@ LEVELS = {
 }
 """What a map at each level contains."""
 
-Cell = tuple[int, int]
 Window = tuple[slice, slice]
 
 
@@ -57,6 +56,13 @@ class Site:
             return [(slice(0, h), slice(0, w))]
         rows, columns = ([slice(o, o + min(self.window, n)) for o in window_origins(n, self.window)] for n in (h, w))
         return [(r, c) for r in rows for c in columns]
+
+    def cover(self) -> Float[Tensor, "h w"]:
+        """How many windows hold each pixel."""
+        count = self.x.new_zeros(self.x.shape[-2:])
+        for window in self.windows():
+            count[window] += 1
+        return count
 
     @property
     def nbytes(self) -> int:
@@ -110,10 +116,7 @@ def module_row(site: Site, cell: Cell, level: str, *, residual: bool = True) -> 
     `residual` concerns levels A6 and A7: whether the block's map, to which the branch is added, counts too.
     Raises `ValueError` for an unknown level.
     """
-    if level not in LEVELS:
-        raise ValueError(f'no level "{level}" of a row; choose from {", ".join(LEVELS)}')
-    if site.bare is not None and level not in SCAN_LEVELS:
-        raise ValueError(f"of {site.name} only the scan is known; choose from {', '.join(SCAN_LEVELS)}, not {level}")
+    check_level(site, level)
     if level in ("A6", "A7"):
         return _branch_row(site, cell, level, residual)
     parts, emphasis, share = [], None, 1 / len(site.around(cell))
@@ -128,29 +131,19 @@ def module_row(site: Site, cell: Cell, level: str, *, residual: bool = True) -> 
             part = _gathered(branch, place, level)
         support[window] |= branch.reach(part.seen, level)
         emphasis = branch.emphasis(place, level) if emphasis is None else emphasis
-        total = _into(total, part.line * share, window, site)
+        total = into(total, part.line * share, window, site)
         parts.append(part)
     assert total is not None
     rebuilt, output = (torch.stack(sides).mean(dim=0) for sides in _sides(parts))
     return Line(total, support, rebuilt, output, emphasis)
 
 
-def module_column(site: Site, cell: Cell, level: str) -> Line:
-    """Where the scan's input at `cell` goes, at levels A0-A4; the check sends that pixel's input alone through it."""
-    if level not in SCAN_LEVELS:
-        raise ValueError(f'no level "{level}" of a column; choose from {", ".join(SCAN_LEVELS)}')
-    parts, total, support = [], None, torch.zeros(site.x.shape[-2:], dtype=torch.bool)
-    for window in site.around(cell):
-        branch = site.scanned(window)
-        part = _sent(branch, within(cell, window), level)
-        support[window] |= branch.reach(part.seen, level)
-        total = _into(total, part.line, window, site)
-        parts.append(part)
-    assert total is not None
-    cover = site.x.new_zeros(site.x.shape[-2:])
-    for window in site.windows():
-        cover[window] += 1
-    return Line(total / cover, support, *(torch.cat(sides) for sides in _sides(parts)))
+def check_level(site: Site, level: str) -> None:
+    """`ValueError` for a level that is unknown, or not known of the site."""
+    if level not in LEVELS:
+        raise ValueError(f'no level "{level}" of a row or column; choose from {", ".join(LEVELS)}')
+    if site.bare is not None and level not in SCAN_LEVELS:
+        raise ValueError(f"of {site.name} only the scan is known; choose from {', '.join(SCAN_LEVELS)}, not {level}")
 
 
 def _gathered(branch: Branch | BareScans, cell: Cell, level: str) -> Part:
@@ -166,25 +159,8 @@ def _gathered(branch: Branch | BareScans, cell: Cell, level: str) -> Part:
         past = first(scan, t + 1)._replace(D=torch.zeros_like(scan.D))
         rebuilt, output = _applied(alpha[:, : t + 1], past), scan_output(past)[:, -1]
         skip = scan.D * scan.u[:, t]
-        parts.append(Part(_as_map(shown, turn, h, w), [_seen(turn, cell, h, w)], rebuilt, output, skip))
+        parts.append(Part(as_map(shown, turn, h, w), [_seen(turn, cell, h, w)], rebuilt, output, skip))
         del scan, past  # before the next direction's are made
-    return _merged(parts)
-
-
-def _sent(branch: Branch | BareScans, cell: Cell, level: str) -> Part:
-    """A column of the sum of all directions, over the scan's output; checked at level A3, whatever is shown."""
-    parts, (h, w) = [], branch.size
-    for turn, scan in branch.scans:
-        s = step_of(turn, cell, h, w)
-        alpha = scan_rows.column(scan, s)
-        shown = alpha if level == "A3" else scan_rows.column(scan, s, level)
-        alone, skipless = torch.zeros_like(scan.u), scan._replace(D=torch.zeros_like(scan.D))
-        alone[:, s] = scan.u[:, s]
-        shared = repeat(alpha, "k l -> (k p) l", p=len(alone) // len(alpha))
-        responses = (shared * scan.u[:, s, None], scan_output(skipless, alone))
-        rebuilt, output = (_as_map(response, turn, h, w).flatten() for response in responses)
-        seen = [_seen(turn, cell, h, w, after=True)]
-        parts.append(Part(_as_map(shown, turn, h, w), seen, rebuilt, output, scan.D * scan.u[:, s]))
     return _merged(parts)
 
 
@@ -231,7 +207,7 @@ def _frozen(site: Site, window: Window, cell: Cell, direction: Tensor) -> tuple[
     """One window's row with everything held fixed but the values; its support; what all biases add."""
     branch, x = site.branch(window), site.x[(0, ..., *window)]
     scan = _gathered(branch, cell, "A4")
-    weights, constant = branch.after(scan.output + scan.skip, cell, direction)
+    weights, constant = branch.after(scan.output + scan.skip, branch.gate(cell), direction)
     line, biases = branch.before(weights[:, None, None] * scan.line)
     line = branch.to_input(line)
     constant = constant + biases.sum()
@@ -260,15 +236,19 @@ def _answer(site: Site, x: Tensor, around: list[Window], cell: Cell, residual: b
 
 def _both_ways(site: Site, around: list[Window], cell: Cell, residual: bool, direction: Tensor, line: Tensor) -> Any:
     """The change along a random direction of input, by the row and by central differences in float64."""
-    exact = Site(site.name, deepcopy(site.mixer).double(), deepcopy(site.norm), site.x.double(), window=site.window)
-    if exact.norm is not None:
-        exact.norm.double()
+    exact = in_float64(site)
     generator = torch.Generator(device="cpu").manual_seed(0)
     way = torch.randn(exact.x.shape, generator=generator, dtype=torch.float64).to(exact.x)
     step = 1e-5 * exact.x.square().mean().sqrt()
     ahead, behind = (_answer(exact, exact.x + sign * step * way, around, cell, residual) for sign in (1, -1))
     slope = direction.double() @ (ahead - behind) / (2 * step)
     return (line.double() * way[0]).sum(), slope
+
+
+def in_float64(site: Site) -> Site:
+    """The same call in double precision, for differences."""
+    norm = None if site.norm is None else deepcopy(site.norm).double()
+    return replace(site, mixer=deepcopy(site.mixer).double(), norm=norm, x=site.x.double())
 
 
 def _merged(parts: list[Part]) -> Part:
@@ -286,7 +266,7 @@ def _sides(parts: list[Part]) -> tuple[list[Tensor], list[Tensor]]:
     return [part.rebuilt for part in parts], [part.output for part in parts]
 
 
-def _into(total: Tensor | None, line: Float[Tensor, "k h w"], window: Window, site: Site) -> Float[Tensor, "k H W"]:
+def into(total: Tensor | None, line: Float[Tensor, "k h w"], window: Window, site: Site) -> Float[Tensor, "k H W"]:
     """A window's line added to those of the whole map."""
     if total is None:
         total = line.new_zeros(len(line), *site.x.shape[-2:])
@@ -300,22 +280,15 @@ def _applied(alpha: Float[Tensor, "k l"], scan: Scan) -> Float[Tensor, " d"]:
     return einsum(alpha, u, "k l, k p l -> k p").flatten()
 
 
-def _as_map(line: Float[Tensor, "k l"], turn: D4, h: int, w: int) -> Float[Tensor, "k h w"]:
+def as_map(line: Float[Tensor, "k l"], turn: D4, h: int, w: int) -> Float[Tensor, "k h w"]:
     """A line over one direction's steps as a map in the mixer's frame."""
     return turn.inverse(line.unflatten(1, turn.size(h, w)))
 
 
-def _seen(turn: D4, cell: Cell, h: int, w: int, *, after: bool = False) -> Mask:
-    """The pixels from which one direction's scan gathers at `cell`, or with `after`, those that it then reaches."""
+def _seen(turn: D4, cell: Cell, h: int, w: int) -> Mask:
+    """The pixels from which one direction's scan gathers at `cell`."""
     steps = torch.arange(h * w, device="cpu").reshape(turn.size(h, w))
-    at = step_of(turn, cell, h, w)
-    return turn.inverse(steps >= at if after else steps <= at)
-
-
-def step_of(turn: D4, cell: Cell, h: int, w: int) -> int:
-    """The step at which one direction's scan comes to a pixel."""
-    r, c = turn.points(cell, h, w)
-    return r * turn.size(h, w)[1] + c
+    return turn.inverse(steps <= step_of(turn, cell, h, w))
 
 
 def within(cell: Cell, window: Window) -> Cell:

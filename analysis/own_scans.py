@@ -24,7 +24,7 @@ from analysis.scan_rows import Scan
 from evssm.geometry import D4, IDENTITY
 from evssm.hooks import matching
 from evssm.mamba_ssm import selective_scan_fn
-from evssm.scan import SCAN, selective_scan
+from evssm.scan import SCAN, scanning_with, selective_scan
 
 FUNCTIONS = ("selective_scan_fn", "selective_scan_ref")
 """What mamba-ssm calls its scan."""
@@ -152,7 +152,8 @@ def run_by_ours(net: Callable[..., Any], functions: Iterable[Callable[..., Any]]
             if vars(module).get("use_fast_path") is True:
                 changed.append((vars(module), "use_fast_path", True))
                 vars(module)["use_fast_path"] = False
-        yield
+        with scanning_with("auto"):  # ours must not go by mamba-ssm's function, which is ours now
+            yield
     finally:
         for holder, name, value in changed:
             holder[name] = value

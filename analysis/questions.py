@@ -79,12 +79,14 @@ class FieldQuestion:
 
 @dataclass(frozen=True)
 class RowsQuestion:
-    """The activation maps of a network's scans at one pixel; the arguments are those of `activation_maps`."""
+    """The activation maps of a network's scans at one pixel, of `kind` "row" or "column"; the arguments are those of
+    `activation_maps`."""
 
     query: Any = "centre"
     stages: tuple[str, ...] | None = None
     level: str = "A3"
     reduction: str = "abs"
+    kind: str = "row"
 
     def facts(self, image: Tensor) -> dict[str, Any]:
         return {
@@ -93,10 +95,16 @@ class RowsQuestion:
             "stages": None if self.stages is None else list(self.stages),
             "level": self.level,
             "reduction": self.reduction,
+            "kind": self.kind,
         }
 
     def answer(self, net: Network, image: Tensor, progress: Progress = None) -> dict[str, ScanRow]:
-        options: Any = {"level": self.level, "reduction": self.reduction, "keep_channels": False}
+        options: Any = {
+            "level": self.level,
+            "kind": self.kind,
+            "reduction": self.reduction,
+            "keep_channels": False,
+        }
         return ScanCache(net, image, self.stages).rows(self.query, progress=progress, **options)
 
     def save(self, path: Path, answer: dict[str, ScanRow]) -> Path:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from analysis.activations import ScanCache
 from analysis.borrow import borrowed
 from analysis.deletion import Answer, Case, all_compared, counts_of, replacement
-from analysis.module_rows import Cell, Site, Window, step_of
+from analysis.module_rows import Site, Window
 from analysis.order_check import Faithfulness, counter
-from analysis.scan_branches import SS2DBranch
+from analysis.scan_branches import Cell, SS2DBranch, step_of
 from analysis.scan_rows import SCAN_LEVELS, Scan, scan_output
 from evssm.geometry import D4
 from evssm.shapes import Image

@@ -63,7 +63,8 @@ class ScanRow:
         Levels A0-A4 have one check: of row u + D u against y, the output of the scan, relative to y - D u, in which a
         large D cannot hide errors; A0-A2 leave factors out that it puts in. A5: of row a + biases against the gated
         output. A6: of row x + biases against the branch's output along its own direction. A7: of the change along a
-        random direction against central differences in float64. A column is applied to the query's value alone.
+        random direction against central differences in float64. A column is applied to the query's value alone, at A7
+        to its change alone, and all pixels' answers are compared.
         """
         scale = np.linalg.norm(self.output)
         gap = np.linalg.norm(self.rebuilt - self.output)

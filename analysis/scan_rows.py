@@ -73,11 +73,11 @@ def row(scan: Scan, t: int, level: str = "A3") -> Float[Tensor, "_ l"]:
     _check(scan, t, level)
     out = scan.delta.new_zeros(scan.delta.shape)
     C_t = scan.C[:, :, t, None]
-    for span, gap in _gaps_before(scan.delta, t):
+    for span, gap in gaps_before(scan.delta, t):
         B = scan.B[:, :, span]
         entries = _mixed(scan.A, gap, torch.ones_like(B) if level == "A1" else C_t * B, level)
         out[:, span] = entries * scan.delta[:, span] if level in ("A3", "A4") else entries
-        if level != "A0" and _faded(scan, gap[:, 0]):
+        if level != "A0" and faded(scan, gap[:, 0]):
             break
     return with_skip(scan, out, t) if level == "A4" else out
 
@@ -87,10 +87,10 @@ def column(scan: Scan, s: int, level: str = "A3") -> Float[Tensor, "_ l"]:
     _check(scan, s, level)
     out = scan.delta.new_zeros(scan.delta.shape)
     B_s = scan.B[:, :, s, None]
-    for span, gap in _gaps_after(scan.delta, s):
+    for span, gap in gaps_after(scan.delta, s):
         C = scan.C[:, :, span]
         out[:, span] = _mixed(scan.A, gap, torch.ones_like(C) if level == "A1" else C * B_s, level)
-        if level != "A0" and _faded(scan, gap[:, -1]):
+        if level != "A0" and faded(scan, gap[:, -1]):
             break
     if level in ("A3", "A4"):
         out *= scan.delta[:, s, None]
@@ -131,7 +131,7 @@ def memory_horizon(scan: Scan, t: int) -> Float[Tensor, "k _"]:
     """
     _check(scan, t, "A3")
     lags = torch.full(scan.A.shape, torch.inf, dtype=torch.float64, device=scan.A.device)
-    for span, gap in _gaps_before(scan.delta, t):
+    for span, gap in gaps_before(scan.delta, t):
         reached = -scan.A.double()[:, :, None] * gap[:, None] >= 1
         latest = torch.where(reached, torch.arange(span.start, span.stop, device=gap.device), -1).amax(dim=-1)
         lags = torch.where(lags.isinf() & (latest >= 0), (t - latest).double(), lags)
@@ -140,7 +140,7 @@ def memory_horizon(scan: Scan, t: int) -> Float[Tensor, "k _"]:
     return lags
 
 
-def _gaps_before(delta: Float[Tensor, "k l"], t: int) -> Iterator[tuple[slice, Float[Tensor, "k _"]]]:
+def gaps_before(delta: Float[Tensor, "k l"], t: int) -> Iterator[tuple[slice, Float[Tensor, "k _"]]]:
     """Spans of steps from t backwards, with S[t] - S[s] for their steps: the sum of delta after s, up to t."""
     beyond = torch.zeros(len(delta), 1, dtype=torch.float64, device=delta.device)
     for end in range(t + 1, 0, -CHUNK):
@@ -150,7 +150,7 @@ def _gaps_before(delta: Float[Tensor, "k l"], t: int) -> Iterator[tuple[slice, F
         beyond = inclusive[:, :1]
 
 
-def _gaps_after(delta: Float[Tensor, "k l"], s: int) -> Iterator[tuple[slice, Float[Tensor, "k _"]]]:
+def gaps_after(delta: Float[Tensor, "k l"], s: int) -> Iterator[tuple[slice, Float[Tensor, "k _"]]]:
     """Spans of steps from s onwards, with S[t] - S[s] for their steps: the sum of delta after s, up to t."""
     beyond = torch.zeros(len(delta), 1, dtype=torch.float64, device=delta.device)
     for start in range(s, delta.shape[1], CHUNK):
@@ -182,7 +182,7 @@ def _mixed(
     return total
 
 
-def _faded(scan: Scan, gap: Float[Tensor, " k"]) -> bool:
+def faded(scan: Scan, gap: Float[Tensor, " k"]) -> bool:
     """Whether every state has decayed, over these gaps, to less than the smallest number of the precision."""
     bound = log(torch.finfo(scan.delta.dtype).smallest_normal)
     return bool((scan.A.double().amax(dim=1) * gap < bound).all())

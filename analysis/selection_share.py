@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from analysis.activations import Query, ScanCache, query_pixel
 from analysis.borrow import borrowed
-from analysis.module_rows import Site, step_of, within
+from analysis.module_rows import Site, within
+from analysis.scan_branches import step_of
 from analysis.scan_rows import Scan, first, scan_output
 from evssm.mamba2 import Mamba2
 from evssm.mixer import SS2D

@@ -3,9 +3,10 @@
 numba judges what it kept by the file of one function alone. A kernel consists of functions from several files, and
 takes tuples whose classes are ours: after an update numba would go on with a kernel that has old parts, or fail to read
 an index that names a class which is no more. Here what was kept is good only for the very same text of all kernels, and
-what cannot be read is compiled again.
+what cannot be read is compiled again. A person at a terminal is told, once in a process, why nothing seems to happen.
 """
 
+import sys
 from contextlib import suppress
 from functools import cache
 from hashlib import sha256
@@ -51,6 +52,20 @@ class Kept(FunctionCache):
     def __init__(self, function):
         super().__init__(function)
         self._cache_file = Files(self._cache_path, self._impl.filename_base, stamp(Path(__file__).parent))
+
+    def load_overload(self, sig, target_context):
+        kept = super().load_overload(sig, target_context)
+        if kept is None:
+            announce(self._cache_path)
+        return kept
+
+
+@cache
+def announce(folder: str) -> None:
+    """Says on a terminal that kernels are being compiled."""
+    if sys.stderr.isatty():
+        line = "evssm: compiling kernels for this processor; later runs find them in"
+        print(line, folder, file=sys.stderr, flush=True)
 
 
 @no_type_check

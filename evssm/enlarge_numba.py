@@ -8,9 +8,11 @@ map, with a quarter of the multiplications, and what they give is enlarged, move
 from typing import no_type_check
 
 from evssm.compiled import compiled
-from evssm.fused_numba import _maps, _readable, _size, linear, linear_backward, load_lanes, row_of, store_lanes
+from evssm.fused_linear import linear, linear_backward
+from evssm.lane_functions import clear, load_lanes, store_lanes
 from evssm.lanes import VECTOR, fill, load, madd, store, width
-from evssm.scan_numba import _like, _share_out, clear
+from evssm.map_memory import maps_of, readable, row_of, size_of
+from evssm.tasks import like, share_out
 
 
 @compiled
@@ -110,8 +112,8 @@ def enlarge(x, weight):
     (b, h, w, _), outputs = x.shape, len(weight)
     parts = linear(x, _taps(weight), None)
     y = x.new_empty(b, 2 * h, 2 * w, outputs)
-    size, one, source, target = _size(parts, outputs), _like(x), _maps(parts), _maps(y)
-    _share_out(
+    size, one, source, target = size_of(parts, outputs), like(x), maps_of(parts), maps_of(y)
+    share_out(
         b * 2 * h, 3 * w, 16 * y.numel(),
         lambda some, scratch: enlarge_tasks(one, some, size, source, target, scratch),
     )  # fmt: skip
@@ -121,10 +123,10 @@ def enlarge(x, weight):
 @no_type_check
 def enlarge_backward(dy, x, weight, weights):
     """The gradients of x, and of the weight, which is empty unless `weights`."""
-    dy, (b, h, w, _), outputs = _readable(dy), x.shape, len(weight)
+    dy, (b, h, w, _), outputs = readable(dy), x.shape, len(weight)
     dparts = x.new_empty(b, h, w, 9 * outputs)
-    size, one, source, target = _size(dparts, outputs), _like(x), _maps(dy), _maps(dparts)
-    _share_out(
+    size, one, source, target = size_of(dparts, outputs), like(x), maps_of(dy), maps_of(dparts)
+    share_out(
         b * h, 2 * w, 16 * dy.numel(),
         lambda some, scratch: enlarge_back_tasks(one, some, size, source, target, scratch),
     )  # fmt: skip

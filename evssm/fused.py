@@ -1,9 +1,13 @@
 """Steps that networks take on channels-last maps again and again, each with as few ways to memory as possible.
 
 Every step stands here twice: `*_definition` says in PyTorch what it computes, and a pair of operators `evssm::*`
-computes the same, and its gradients, with kernels compiled for the CPU. The operators serve float32 and float64 on a
-CPU where numba is installed; the definition serves the rest. Like `evssm::scan` they are single steps to tracers and
-counters.
+computes the same, and its gradients, with kernels compiled for the CPU (`evssm.fused_*`). The operators serve float32
+and float64 on a CPU where numba is installed; the definition serves the rest. Like `evssm::scan` they are single steps
+to tracers and counters.
+
+No kernel makes a copy of a whole map: a depth-wise convolution keeps a few rows, a norm some pixels, a patch filter one
+patch, so that what lies between reading and writing stays in the first cache levels. Values that cost less to compute
+than to fetch are computed again in the backward passes. No sum depends on the number of threads.
 """
 
 from functools import cache
@@ -20,6 +24,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
+from evssm.scan_definition import computing_dtype
 from evssm.shapes import Image, Map
 
 Activation = Literal["none", "gelu", "gated gelu"]
@@ -43,16 +48,17 @@ SCHEMAS = (
 
 
 @cache
-def _kernels() -> Any:
-    """The module of kernels, imported when first wanted: numba takes a quarter of a second."""
-    return import_module("evssm.fused_numba")
+def _kernel(name: str) -> Any:
+    """A kernel by its operator's name, imported when first wanted: numba takes a quarter of a second."""
+    files = {"linear": "linear", "depthwise": "depthwise", "norm": "norm", "filter": "patches"}
+    return getattr(import_module(f"evssm.fused_{files[name.partition('_')[0]]}"), name)
 
 
 def _define(schema: str) -> Any:
     """The operator of this schema, computed by the kernel of its name."""
     name = schema.split("(")[0]
     OPERATORS.define(schema)
-    OPERATORS.impl(name, lambda *inputs: getattr(_kernels(), name)(*inputs), "CPU")
+    OPERATORS.impl(name, lambda *inputs: _kernel(name)(*inputs), "CPU")
     return getattr(torch.ops.evssm, name).default
 
 
@@ -62,7 +68,7 @@ LINEAR, LINEAR_BACKWARD, DEPTHWISE, DEPTHWISE_BACKWARD, NORM, NORM_BACKWARD, FIL
 @cache
 def _kernels_exist() -> bool:
     try:
-        _kernels()
+        _kernel("linear")
     except ImportError:
         return False
     return True
@@ -271,12 +277,14 @@ def normalise_definition(
     projection: Tensor | None = None,
     output: Tensor | None = None,
 ) -> Tensor:
-    """`normalise` in PyTorch."""
+    """`normalise` in PyTorch; sums over channels are taken in at least float32."""
+    dtype = computing_dtype(x)
+    last, weight, bias = _last(x).to(dtype), weight.to(dtype), bias.to(dtype)
     if centred:
-        y = F.layer_norm(_last(x), x.shape[1:2], weight, bias, eps)
+        y = F.layer_norm(last, x.shape[1:2], weight, bias, eps)
     else:
-        last = _last(x)
         y = torch.addcmul(bias, last * torch.rsqrt(last.square().mean(dim=-1, keepdim=True) + eps), weight)
+    y = y.to(x.dtype)
     if gate is not None:
         y = F.gelu(_last(gate if projection is None else linear_definition(gate, projection))) * y
     return _first(y) if output is None else linear_definition(_first(y), output)
@@ -346,7 +354,9 @@ def filter_patches_definition(x: Tensor, gain: Tensor) -> Tensor:
     """`filter_patches` in PyTorch. The matrix of the transform is symmetric and its own inverse."""
     waves = _hartley(x.dtype, x.device)
     patches = rearrange(x, "b c (i p) (j q) -> b i j (p q) c", p=PATCH, q=PATCH)
-    return rearrange(waves @ ((waves @ patches) * gain), "b i j (p q) c -> b c (i p) (j q)", p=PATCH)
+    with torch.autocast(x.device.type, enabled=False):
+        patches = waves @ ((waves @ patches) * gain)
+    return rearrange(patches, "b i j (p q) c -> b c (i p) (j q)", p=PATCH)
 
 
 @cache

@@ -5,16 +5,15 @@ They are called as two operators of PyTorch, `evssm::scan` and `evssm::scan_back
 one step each: shapes follow without running them, FLOPs from a formula.
 """
 
-from functools import cache
-from importlib import import_module
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import Function
 from torch.utils.flop_counter import register_flop_formula
 
+from evssm.scan_choice import backend_module, chosen
+from evssm.scan_choice import scan_backends as scan_backends
+from evssm.scan_choice import scanning_with as scanning_with
 from evssm.scan_definition import Grouped, computing_dtype, selective_scan_definition
 
 OPERATORS = torch.library.Library("evssm", "FRAGMENT")
@@ -26,25 +25,19 @@ OPERATORS.define(
 )
 
 
-@cache
-def _backend(name: str) -> Any:
-    """The module of a backend, imported when first wanted: numba takes a quarter of a second."""
-    return import_module(f"evssm.scan_{name}")
-
-
 @torch.library.impl(OPERATORS, "scan", "CompositeExplicitAutograd")
 def _scan(u, delta, A, B, C, D, bias, smooth, keep, backend):
-    return _backend(backend).forward(u, delta, A, B, C, D, bias, smooth, keep)
+    return backend_module(backend).forward(u, delta, A, B, C, D, bias, smooth, keep)
 
 
 @torch.library.impl(OPERATORS, "scan_backward", "CompositeExplicitAutograd")
 def _scan_backward(dy, u, delta, A, B, C, D, bias, borders, smooth, backend):
-    return _backend(backend).backward(dy, u, delta, A, B, C, D, bias, borders, smooth)
+    return backend_module(backend).backward(dy, u, delta, A, B, C, D, bias, borders, smooth)
 
 
 @torch.library.register_fake("evssm::scan", lib=OPERATORS)
 def _scan_shapes(u, delta, A, B, C, D, bias, smooth, keep, backend):
-    borders = _backend(backend).borders_shape(u, A, B) if keep else (0,)
+    borders = backend_module(backend).borders_shape(u, A, B) if keep else (0,)
     return u.new_empty(u.shape), u.new_empty(borders)
 
 
@@ -122,20 +115,6 @@ def _gradients_of_definition(dy, smooth, *inputs):
     return [next(gradients) if x is not None and x.requires_grad else None for x in inputs]
 
 
-@cache
-def _state_of_numba() -> str:
-    try:
-        _backend("numba")
-    except ImportError as error:
-        return f"not available: {error}; try `pip install numba`"
-    return "available"
-
-
-def scan_backends() -> dict[str, str]:
-    """For each backend of `selective_scan`, "available" or why it is not."""
-    return {"reference": "available", "torch": "available", "numba": _state_of_numba()}
-
-
 def selective_scan(
     u: Float[Tensor, "b d l"],
     delta: Float[Tensor, "b d l"],
@@ -160,35 +139,22 @@ def selective_scan(
     Differentiable in every tensor; only states at chunk borders are kept for that. A second derivative goes through the
     plain loop, whose memory grows with b d l n.
 
-    `backend` is "numba" (CPU), "torch" (any device), "reference" (the plain loop), or "auto": numba on the CPU where it
-    is installed, torch otherwise. Raises ValueError for a backend that is unknown, not available or not made for the
-    device of u, and for shapes that do not fit together.
+    `backend` is "numba" (CPU), "torch" (any device), "triton" (CUDA; not yet run on a GPU), "mamba_ssm" (CUDA, by the
+    kernel of that package, float32), "reference" (the plain loop), or "auto": what `scanning_with` says, else numba on
+    the CPU where it is installed, torch otherwise. Raises ValueError for a backend that is unknown, not available or
+    not made for u, and for shapes that do not fit together.
     """
     inputs = (u, delta, A, B, C, D, delta_bias)
     _check(*inputs)
-    backend = _chosen(backend, u)
+    backend = chosen(backend, u)
+    if backend == "mamba_ssm":
+        return backend_module(backend).scan(*inputs, delta_softplus)
     if backend == "reference":
         with torch.autocast(u.device.type, enabled=False):
             return selective_scan_definition(u, delta, A, B, C, D, delta_bias=delta_bias, delta_softplus=delta_softplus)
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs):
         return _Scan.apply(backend, delta_softplus, *inputs)[0]
     return SCAN(*_sequence_major(*inputs), delta_softplus, False, backend)[0].mT.to(u.dtype)
-
-
-def _chosen(backend: str, u: Tensor) -> str:
-    """The backend that a caller means."""
-    if backend == "auto":
-        return "numba" if u.device.type == "cpu" and _state_of_numba() == "available" else "torch"
-    if backend in ("reference", "torch"):
-        return backend
-    states = scan_backends()
-    if backend not in states:
-        raise ValueError(f"no scan backend {backend!r}; there are {', '.join(map(repr, states))} and 'auto'")
-    if states[backend] != "available":
-        raise ValueError(f"scan backend {backend!r} is {states[backend]}, or 'auto'")
-    if u.device.type != "cpu":
-        raise ValueError(f"scan backend {backend!r} runs on the CPU, and u is on {u.device}; try 'torch' or 'auto'")
-    return backend
 
 
 def _check(u, delta, A, B, C, D, bias) -> None:

@@ -11,16 +11,14 @@ passes; then the way from tensors to addresses.
 """
 # As in `evssm.lanes`, @no_type_check keeps the shape checker of the tests away from what numba compiles.
 
-import os
-from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache
 from math import ceil
 from typing import NamedTuple, no_type_check
 
-import numpy as np
 import torch
 
 from evssm.compiled import compiled
+from evssm.lane_functions import clear
 from evssm.lanes import (
     LOG2E,
     VECTOR,
@@ -43,12 +41,12 @@ from evssm.lanes import (
     take,
     width,
 )
+from evssm.tasks import address_of, like, share_out
 
 CHUNK = 32  # steps between kept states; a chunk's decays and states have to stay in the first cache levels
 BLOCK = 6  # tiles per task at most: more make fewer sums over channels, fewer leave more tasks for threads
 STATES = 8  # states of a channel that are held in registers at a time
 SKEW = 18 * VECTOR  # bytes between working arrays, so that rows in use at once fall into different sets of a cache
-WORTH_THREADS = 2**20  # state updates from which on a second thread pays for its start
 
 
 # --- one chunk of one tile --------------------------------------------------------------------------------------------
@@ -305,14 +303,6 @@ def copy(target, source, count, one):
 
 @compiled
 @no_type_check
-def clear(target, count, one):
-    """`count` lane vectors of zeros."""
-    for i in range(count):
-        store(target + i * VECTOR, fill(0.0, one))
-
-
-@compiled
-@no_type_check
 def load_constants(layout, block, n, inputs, A2, skip, shift, one):
     """A times log2 e, D and the bias of the channels of one block, as lane vectors."""
     size, lanes = width(one), VECTOR // width(one)
@@ -517,39 +507,6 @@ def backward_tasks(states, one, tasks, layout, inputs, borders, dy, du, ddelta, 
 
 # --- from and to tensors ----------------------------------------------------------------------------------------------
 
-_pool: ThreadPoolExecutor | None = None
-
-
-@no_type_check
-def _forget_pool():
-    global _pool
-    _pool = None
-
-
-os.register_at_fork(after_in_child=_forget_pool)  # a forked data loader inherits the object, but none of its threads
-
-
-@no_type_check
-def _share_out(tasks, vectors, updates, work):
-    """Call `work` on runs of tasks, as many at a time as torch is allowed threads, each with room for some vectors."""
-    global _pool
-    threads = max(1, min(torch.get_num_threads(), tasks)) if updates >= WORTH_THREADS else 1
-    room = torch.empty(threads * vectors * VECTOR, dtype=torch.uint8)
-    start = room.data_ptr()
-    if threads == 1:
-        return work((0, tasks), start)
-    runs = [((tasks * i // threads, tasks * (i + 1) // threads), start + i * vectors * VECTOR) for i in range(threads)]
-    if _pool is None:
-        _pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="scan")
-    others = [_pool.submit(work, *run) for run in runs[1:]]
-    try:
-        work(*runs[0])
-    finally:
-        wait(others)  # also after an interrupt: they write to memory that the caller would let go
-    for other in others:
-        other.result()
-    return None
-
 
 @no_type_check
 def _layout(u, A, B):
@@ -604,21 +561,11 @@ def _total(parts):
 
 
 @no_type_check
-def _address(x):
-    return 0 if x is None else x.data_ptr()
-
-
-@no_type_check
 def _inputs(u, delta, A, B, C, D, bias, smooth, n):
     """What the kernels read, and the tensors that hold it, which have to live as long as the kernels run."""
     held = [_readable(u), _readable(delta), _readable(B, n), _readable(C, n), A.contiguous()]
     held += [x if x is None else x.contiguous() for x in (D, bias)]
-    return Inputs(*map(_operand, held[:4]), *map(_address, held[4:]), smooth), held
-
-
-@no_type_check
-def _like(u):
-    return np.float64(1) if u.dtype == torch.float64 else np.float32(1)
+    return Inputs(*map(_operand, held[:4]), *map(address_of, held[4:]), smooth), held
 
 
 @no_type_check
@@ -642,12 +589,12 @@ def forward(u, delta, A, B, C, D, bias, smooth, keep):
     borders = torch.empty(borders_shape(u, A, B) if keep else 0, dtype=u.dtype)
     tasks = len(u) * layout.groups * layout.blocks
     vectors = layout.width * (2 * n + 2) + 6 * CHUNK
-    one, out, kept = _like(u), _operand(y), borders.data_ptr() if keep else 0
+    one, out, kept = like(u), _operand(y), borders.data_ptr() if keep else 0
 
     def work(some, room):
         forward_tasks(states, one, some, layout, inputs, out, kept, room)
 
-    _share_out(tasks, vectors, u.numel() * n, work)
+    share_out(tasks, vectors, u.numel() * n, work)
     del held  # the kernels knew it by addresses only
     return y, borders
 
@@ -666,12 +613,12 @@ def backward(dy, u, delta, A, B, C, D, bias, borders, smooth):
     tasks = len(u) * layout.groups * layout.blocks
     constants = layout.width * (4 * n + 6) + n + 2
     vectors = constants + CHUNK * (2 * n + 10) + (2 * CHUNK + 1) * len(states) + 3 * SKEW // VECTOR
-    outs = (*map(_operand, (du, ddelta, dB, dC)), *map(_address, (dA, dD, dbias)))
-    one, kept, wanted = _like(u), borders.data_ptr(), _operand(dy)
+    outs = (*map(_operand, (du, ddelta, dB, dC)), *map(address_of, (dA, dD, dbias)))
+    one, kept, wanted = like(u), borders.data_ptr(), _operand(dy)
 
     def work(some, room):
         backward_tasks(states, one, some, layout, inputs, kept, wanted, *outs, room)
 
-    _share_out(tasks, vectors, u.numel() * n, work)
+    share_out(tasks, vectors, u.numel() * n, work)
     del held  # the kernels knew it by addresses only
     return du, ddelta, *map(_total, (dA, dB, dC, dD, dbias))

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from evssm.fused import DEPTHWISE, DEPTHWISE_BACKWARD, LINEAR, LINEAR_BACKWARD, depthwise, linear, served
 from evssm.layers import at_least_float32
 from evssm.scan import SCAN, SCAN_BACKWARD, selective_scan
+from evssm.scan_choice import preferred
 from evssm.shapes import Image
 
 PLAIN = 0  # nothing follows the convolution
@@ -56,7 +57,7 @@ def scan_selected(
     if len(projection) != steps.shape[1] + 2 * A.shape[1]:
         raise ValueError(f"{len(projection)} parameters, expected r + 2 n = {steps.shape[1]} + 2 x {A.shape[1]}")
     inputs = (u, projection, weight, bias, steps, A, D, step_bias)
-    if not served(*inputs):
+    if not served(*inputs) or preferred() not in ("auto", "numba"):
         return scan_selected_definition(*inputs)
     keep = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
     return _ScanSelected.apply(keep, u.permute(0, 2, 3, 1), *inputs[1:]).permute(0, 3, 1, 2)

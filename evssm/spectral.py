@@ -15,9 +15,9 @@ from evssm.shapes import Image
 class PatchSpectrum(nn.Module):
     """Each 8 x 8 patch (grid anchored at the top left), its Fourier coefficients multiplied by a gain per channel.
 
-    Equal to `irfft2(rfft2(patch) * gain)`, computed in a real basis of as many waves, which works on channels-last maps
-    without reordering channels. Initially all ones, the identity (Kong et al. 2023, Sec. 3.2; Kong et al. 2025, Sec.
-    3.1).
+    Equal to `irfft2(rfft2(patch) * gain)`, computed in at least float32 and in a real basis of as many waves, which
+    works on channels-last maps without reordering channels. Initially all ones, the identity (Kong et al. 2023, Sec.
+    3.2; Kong et al. 2025, Sec. 3.1).
     """
 
     def __init__(self, width: int) -> None:
@@ -29,7 +29,8 @@ class PatchSpectrum(nn.Module):
         if h % PATCH or w % PATCH:
             raise ValueError(f"a map of {h} x {w} has no whole 8 x 8 patches; pad both sides to multiples of 8")
         gain = at_least_float32(self.gain).flatten(1)
-        gain = _shares(gain.dtype, gain.device) @ gain.mT
+        with torch.autocast(gain.device.type, enabled=False):
+            gain = _shares(gain.dtype, gain.device) @ gain.mT
         return filter_patches(at_least_float32(x), gain).to(x.dtype)
 
 

@@ -1,6 +1,22 @@
-"""The matrix of a selective scan written out, for tests at small lengths."""
+"""Random selective scans, and the matrix of one written out, for tests at small lengths."""
 
 import torch
+
+from analysis.scan_rows import Scan
+
+
+def random_scan(l, k=3, n=2, g=1, p=1, shared=False):
+    """A scan with decays from mild to strong, in float64."""
+    number = {"dtype": torch.float64}
+    A = -torch.rand(k, 1 if shared else n, **number) * 4
+    return Scan(
+        torch.randn(k * p, l, **number),
+        torch.rand(k, l, **number),
+        A,
+        torch.randn(g, n, l, **number),
+        torch.randn(g, n, l, **number),
+        torch.randn(k * p, **number),
+    )
 
 
 def matrix(scan, level):

@@ -352,10 +352,27 @@ def test_activation_of_a_bundled_photograph_without_companions(run, tmp_path):
     assert [path.name for path in (tmp_path / "made").glob("*.npz")] == ["activation_evssm2-compact.npz"]
 
 
+def test_activation_shows_rows_or_columns_as_asked(run, tmp_path):
+    net = ("evssm-compact", "--untrained", "--no-compare", "--size", "48x32", "--out", "made")
+    answers = {}
+    for kind, query in (("row", "7,30"), ("column", "40,9")):
+        words = ("--stages", "encoder.0.*", "--level", "A7", "--kind", kind, "--query", query)
+        status, _, err = run("activation", *net, *words)
+        assert (status, err) == (0, "")
+        answers[kind] = load_rows(tmp_path / "made" / "activation_evssm-compact.npz")
+        facts = json.loads((tmp_path / "made" / "activation.json").read_text())
+        assert all(row["made"]["kind"] == kind for row in facts["maps"]["evssm-compact"].values())
+    for stage, column in answers["column"].items():
+        assert column.kind == "column"
+        assert column.check() < 1e-4
+        assert column.support[7, 30] == answers["row"][stage].support[40, 9]
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [
         (("evssm",), "--untrained"),
+        (("evssm-compact", "--untrained", "--size", "32", "--kind", "diagonal"), "choose from row, column"),
         (("nafnet-compact", "--untrained", "--size", "32"), "no selective scan that can be seen"),
         (("evssm-compact", "--untrained", "--size", "32", "--query", "40,3"), "outside the image"),
         (("evssm-compact", "--untrained", "--size", "32", "--query", "top"), "ROW,COLUMN"),
@@ -612,7 +629,12 @@ def net():
 
 @pytest.mark.parametrize(
     ("what", "columns", "lines"),
-    [("growth", "name,scans,stride", 3), ("structure", "map,stride,cells", 1), ("transfer", "direction,from,to", 8)],
+    [
+        ("growth", "name,scans,stride", 3),
+        ("structure", "map,stride,cells", 1),
+        ("transfer", "direction,from,to", 8),
+        ("causes", "row,column,height", 6),
+    ],
 )
 def test_measure_leaves_a_picture_a_table_and_a_sidecar(run, tmp_path, what, columns, lines):
     (tmp_path / "own_measure.py").write_text(OWN_CONVOLUTION)

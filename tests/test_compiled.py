@@ -1,5 +1,6 @@
 """What numba kept on disk: used again, and never in the way of an update."""
 
+import io
 import pickle
 import sys
 from pathlib import Path
@@ -30,6 +31,7 @@ def kernels(tmp_path, monkeypatch):
     """A function that makes a module of this text anew, as a new process would, and compiles its `total`."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(ours, "stamp", lambda folder: stamp.__wrapped__(tmp_path))
+    monkeypatch.setattr("numba.config.CACHE_DIR", "")  # beside the module, wherever kernels are kept otherwise
 
     def make(text):
         (tmp_path / "kept_numba.py").write_text(text)
@@ -50,6 +52,22 @@ def test_the_next_process_need_not_compile(kernels):
         module, kernel = kernels(TEXT)
         assert kernel(module.Pair(2, 3)) == 5
         assert hits(kernel) == expected
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_person_at_a_terminal_is_told_once_and_only_when_something_is_compiled(kernels, monkeypatch):
+    for stream, told in ((io.StringIO(), 0), (Terminal(), 1), (Terminal(), 0)):
+        ours.announce.cache_clear()
+        monkeypatch.setattr(sys, "stderr", stream)
+        module, kernel = kernels(TEXT + f"\nTERMINAL = {stream.isatty()}\n")
+        assert kernel(module.Pair(2, 3)) == 5
+        assert kernel(module.Pair(2.0, 3.0)) == 5  # another kind, compiled too
+        assert stream.getvalue().count("evssm: compiling kernels") == told
+        assert stream.getvalue().count("\n") == told
 
 
 def test_a_class_that_vanished_is_no_obstacle(kernels, tmp_path):
@@ -95,8 +113,8 @@ def test_without_a_folder_to_write_to_kernels_are_compiled_all_the_same(monkeypa
 
 
 def test_all_kernels_of_the_package_are_kept_under_one_name():
-    from evssm import fused_numba, scan_numba
+    from evssm import fused_depthwise, fused_linear, scan_numba
 
     name = stamp(Path(ours.__file__).parent)
-    for kernel in (fused_numba.depthwise_tasks, scan_numba.forward_tasks, fused_numba.linear_tasks):
+    for kernel in (fused_depthwise.depthwise_tasks, scan_numba.forward_tasks, fused_linear.linear_tasks):
         assert kernel._cache._cache_file._source_stamp == name

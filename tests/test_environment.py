@@ -39,6 +39,12 @@ def test_tests_and_the_conda_file_get_what_clusters_need():
     assert "cluster" in asked_of_ourselves(extras["test"])
 
 
+def test_tests_get_what_the_kernels_for_gpus_are_interpreted_by():
+    extras = PROJECT["optional-dependencies"]
+    assert [re.match(r"[\w-]+", need)[0] for need in extras["gpu"]] == ["triton"]
+    assert "gpu" in asked_of_ourselves(extras["test"])
+
+
 def asked_of_ourselves(needs):
     """The extras of this project among what an extra needs."""
     ours = [need.removeprefix(PROJECT["name"]) for need in needs if need.startswith(f"{PROJECT['name']}[")]

@@ -9,6 +9,7 @@ import sys
 from http.client import HTTPConnection
 from importlib.util import find_spec
 from pathlib import Path
+from time import sleep
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -23,6 +24,7 @@ FLAGS = """
     --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
     --disable-component-update --disable-sync
 """
+SOCKETS = Path("/proc/net/tcp").exists()
 PATIENCE = 240_000
 """Milliseconds that a busy machine may take to start a kernel and draw."""
 
@@ -116,13 +118,36 @@ def test_there_are_no_contents_to_list(page, path):
     assert "evssm.cli.explore" not in body
 
 
-@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads the sockets where Linux lists them")
-def test_only_this_machine_is_listened_to(page):
+def listening(port: int) -> list[str]:
+    """The addresses at which something listens on a port, as Linux writes them."""
     lines = [
         line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]
     ]
-    listening = [line[1].split(":")[0] for line in lines if line[1].endswith(f":{page.port:04X}") and line[3] == "0A"]
-    assert listening == ["0100007F"]
+    return [line[1].split(":")[0] for line in lines if line[1].endswith(f":{port:04X}") and line[3] == "0A"]
+
+
+@pytest.mark.skipif(not SOCKETS, reason="reads the sockets where Linux lists them")
+def test_only_this_machine_is_listened_to(page):
+    assert listening(page.port) == ["0100007F"]
+
+
+@pytest.mark.skipif(not SOCKETS, reason="reads the sockets where Linux lists them")
+def test_jupyterlab_has_the_explorer_and_asks_for_the_key(tmp_path):
+    lab = Page(tmp_path, "--lab")
+    try:
+        for _ in range(600):  # it announces itself before it listens
+            if listening(lab.port):
+                break
+            sleep(0.2)
+        assert listening(lab.port) == ["0100007F"]
+        assert lab.get("/api/contents/explorer.ipynb")[0] == 403
+        status, body = lab.get("/api/contents/explorer.ipynb", key=True)
+        assert status == 200
+        assert "evssm.cli.explore" in body
+        assert lab.get("/api/contents/..%2Fsecret.png", key=True)[0] == 404
+        assert lab.get("/api/terminals", key=True)[0] == 404
+    finally:
+        lab.close()
 
 
 @pytest.mark.browser

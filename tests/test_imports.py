@@ -9,8 +9,11 @@ ROOT = Path(__file__).parent.parent
 
 ORDER = """
 evssm.shapes evssm.geometry
-evssm.scan_definition evssm.scan_torch evssm.compiled evssm.lanes evssm.scan_numba evssm.scan evssm.mamba_ssm evssm.ssd
-evssm.fused_numba evssm.enlarge_numba evssm.fused evssm.enlarge evssm.layers evssm.tf_layers evssm.scan_selected
+evssm.compiled evssm.lanes evssm.lane_functions evssm.tasks evssm.map_memory
+evssm.scan_definition evssm.scan_torch evssm.scan_numba evssm.scan_triton evssm.scan_mamba_ssm evssm.scan_choice
+evssm.scan evssm.mamba_ssm evssm.ssd
+evssm.fused_linear evssm.fused_ends evssm.fused_depthwise evssm.fused_norm evssm.fused_patches
+evssm.enlarge_numba evssm.fused evssm.enlarge evssm.layers evssm.tf_layers evssm.scan_selected
 evssm.spectral evssm.windows
 evssm.mixer evssm.mamba2
 evssm.models.stages evssm.models.description evssm.naming
@@ -39,7 +42,8 @@ analysis.similarity analysis.cascade analysis.randomisation analysis.image_count
 analysis.summary analysis.plots analysis.panels
 analysis.operations analysis.costs analysis.timing analysis.tasks analysis.ablations
 analysis.ablation_table analysis.ablation_panel analysis.ablate analysis.trained_family analysis.findings
-analysis.scan_rows analysis.own_scans analysis.scan_branches analysis.module_rows analysis.row_map
+analysis.scan_rows analysis.scan_tangents analysis.own_scans analysis.scan_branches analysis.module_rows
+analysis.module_columns analysis.row_map
 analysis.activations analysis.row_faithfulness analysis.map_verdict
 analysis.check_plots analysis.check_panels
 analysis.kept_rows analysis.activation_plots analysis.activation_figure
@@ -52,6 +56,7 @@ analysis.scan_health analysis.artefacts analysis.artefact_figure
 analysis.instance_norms analysis.growth analysis.knock_outs analysis.half_planes analysis.knock_out_table analysis.modes
 analysis.planted_faults analysis.planted_faults_figure
 analysis.horizons analysis.selection_share analysis.alignment analysis.transfer analysis.structural
+analysis.sequential analysis.interventions
 analysis.measure_frame analysis.measure_plots analysis.measure_panels analysis.measure_maps analysis.measures
 analysis.jobs analysis.recent analysis.explorer_choices analysis.explorer analysis.explorer_page analysis.explorer_view
 analysis

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from evssm import scan
+from evssm import scan_choice
 from evssm.scan import scan_backends, selective_scan
 from evssm.scan_definition import selective_scan_definition
 
@@ -376,7 +376,7 @@ def test_auto_is_numba_on_the_cpu_and_torch_without_it(monkeypatch):
     for module in [name for name in sys.modules if name.split(".")[0] == "numba" or name in ours]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "numba", None)  # an import of it fails from now on
-    functions = (scan._backend, scan._state_of_numba)
+    functions = (scan_choice.backend_module, scan_choice._state)
     for function in functions:
         function.cache_clear()
     try:
@@ -397,7 +397,7 @@ def test_importing_the_scan_does_not_import_numba():
 
 def test_an_unknown_backend_is_refused_with_the_known_ones():
     assert {"reference", "torch"} <= set(scan_backends())
-    with pytest.raises(ValueError, match=r"'cuda'.*'reference', 'torch', 'numba' and 'auto'"):
+    with pytest.raises(ValueError, match=r"'cuda'.*'reference', 'torch', 'numba', 'triton', 'mamba_ssm' and 'auto'"):
         selective_scan(**random_inputs(), backend="cuda")
 
 

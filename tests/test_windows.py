@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from evssm.windows import merge_windows, split_windows, window_origins
+from evssm.memory import estimate_memory
+from evssm.models import build
+from evssm.windows import in_windows, merge_windows, split_windows, window_origins
 
 
 @pytest.mark.parametrize(
@@ -40,3 +42,34 @@ def test_merging_undoes_splitting(h, w, edge, b):
 def test_overlaps_are_plain_means():
     parts = torch.stack([torch.zeros(1, 2, 2), torch.ones(1, 2, 2)])
     assert merge_windows(parts, 2, 2, 3).tolist() == [[[[0.0, 0.5, 1.0], [0.0, 0.5, 1.0]]]]
+
+
+@given(h=st.integers(1, 40), w=st.integers(1, 40), edge=st.integers(1, 20), b=st.integers(1, 3))
+def test_windows_one_by_one_are_windows_at_once_bit_for_bit(h, w, edge, b):
+    x, seen = torch.randn(b, 2, h, w), []
+
+    def mix(part):
+        seen.append(part.shape)
+        return part.cumsum(-1) * part[..., :1, :1]
+
+    at_once = in_windows(mix, x, edge)
+    with torch.no_grad():
+        one_by_one = in_windows(mix, x, edge)
+    assert torch.equal(one_by_one, at_once)
+    streamed = seen[1:]
+    assert len(streamed) == len(window_origins(h, edge)) * len(window_origins(w, edge))
+    assert all(shape == (b, 2, min(h, edge), min(w, edge)) for shape in streamed)
+
+
+@pytest.mark.parametrize("name", ["evssm-compact", "evssm-four-direction-compact", "evssm2-compact"])
+def test_a_network_s_windows_are_the_same_with_and_without_gradients(name):
+    net, x = build(name, local=(16, 8, 4)).requires_grad_(False), torch.rand(2, 3, 37, 53)
+    with_gradients = net(x)
+    with torch.no_grad():
+        assert torch.equal(net(x), with_gradients)
+
+
+def test_deblurring_in_windows_takes_less_memory_than_whole_maps():
+    """Taken all at once the windows took more, for they overlap."""
+    whole, local = (estimate_memory(build("evssm-compact", local=local), 128, 192) for local in (False, True))
+    assert local < whole

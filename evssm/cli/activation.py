@@ -59,6 +59,9 @@ def activation(
     query: Annotated[str, typer.Option(help="ROW,COLUMN in what is left after cutting, or centre.")] = "centre",
     stages: Stages = None,
     level: Annotated[str, typer.Option(help="A0 to A7: what a map contains; A3 is the scan's own matrix.")] = "A3",
+    kind: Annotated[
+        str, typer.Option(help="row: what the pixel gathers; column: where it goes, through all outputs.")
+    ] = "row",
     reduction: Annotated[str, typer.Option(help="Channels to one map: abs, rms, signed or output.")] = "abs",
     scale: Annotated[
         str, typer.Option(help="each: a map relative to its own maximum; shared: to its network's.")
@@ -80,7 +83,8 @@ def activation(
     threads: Threads = None,
     out: Out = Path("activation"),
 ) -> None:
-    """What a pixel gathers in every selective scan (Fig. 6): a picture, the maps as .npz, their checks as .json.
+    """What a pixel gathers in every selective scan (Fig. 6), or where it goes: a picture, the maps as .npz, their
+    checks as .json.
 
     Of several images the first few are drawn, and a table has the numbers of all.
     """
@@ -105,7 +109,7 @@ def activation(
     sources = {one: NetworkSource(one, files.get(one), local, untrained, seed) for one in [*asked, *beside]}
     place = the_queries(query)
     question = RowsQuestion(
-        place if isinstance(place, str) else place[0], tuple(stages) if stages else None, level, reduction
+        place if isinstance(place, str) else place[0], tuple(stages) if stages else None, level, reduction, kind
     )
     out.mkdir(parents=True, exist_ok=True)
     verdicts = {}

@@ -61,7 +61,8 @@ def measure(
     growth: how far the query sees after every block. half-planes: on which sides. horizons: how far back every scan
     remembers. selection: steering against routing in every scan. knock-outs: without scans, turns or windows. modes: in
     windows and on the whole map (with --local or --window). alignment: whether the field turns with the blur. transfer:
-    gain by frequency beside the ideal inverse. structure: what a pixel can reach, whatever the weights.
+    gain by frequency beside the ideal inverse. structure: what a pixel can reach, whatever the weights. causes: which
+    blocks help or harm the restoration around the query, by exchanging them for other patches.
     """
     from analysis.measures import MEASURES, Question
     from analysis.panels import save_figure

@@ -30,6 +30,15 @@ def first_difference(file: Path, log: Path, steps: int, *, report: Report | None
     return None
 
 
+def first_loss_agrees(file: Path, log: Path) -> bool:
+    """Whether the first step's loss is the logged one to a relative 1e-5: what another processor has to reach too.
+
+    Later steps tell nothing there: training amplifies rounding.
+    """
+    was, now = (float(rows[0]["loss"]) for rows in (read_journal(log), repeated(file, 1)))
+    return abs(now - was) <= 1e-5 * abs(was)
+
+
 def repeated(file: Path, steps: int, *, report: Report | None = None) -> list[dict[str, str]]:
     """The log of the first steps of the training that `file` came from, done again.
 

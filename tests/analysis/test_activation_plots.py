@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from analysis import kept_rows
 from analysis.activation_figure import activation_panels, caption
 from analysis.activation_plots import draw_activation, draw_query, draw_scale
-from analysis.activations import activation_maps
+from analysis.activations import activation_maps, scan_column
 from evssm.models import build
 
 
@@ -175,6 +175,10 @@ def test_the_caption_says_level_reduction_scale_size_and_mode(maps):
     windowed = activation_maps(build("evssm-compact", local=(16, 8, 8)), image, (3, 3), "encoder.0.0", level="A6")
     text = caption(list(windowed.values()), "shared", "linear", 4)
     for part in ("Level A6", "direction of its output, the block's own map counted", "windows of 16 feature px"):
+        assert part in text
+    column = scan_column(build("evssm-compact"), image, (3, 3), "encoder.0.0", level="A7", residual=False)
+    text = caption([column], "each", "log", 4)
+    for part in ("is sent to (column)", "direction of every pixel's own output, the block's own map left out"):
         assert part in text
 
 

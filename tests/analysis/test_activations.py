@@ -123,8 +123,25 @@ def test_every_level_of_every_module_passes_its_check(name, local):
             assert row.check() < 1e-4, row
             assert (row.per_channel[:, ~row.support] == 0).all()
             assert row.map[row.inside].shape == (-(-17 // row.stride), -(-34 // row.stride))
+        for column in cache.rows((14, 21), level=level, kind="column").values():
+            assert column.check() < 1e-4, column
+            assert (column.per_channel[:, ~column.support] == 0).all()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(
+    ("name", "local"), [("evssm", False), ("evssm", (16, 8, 8)), ("evssm-four-direction", False), ("evssm2", False)]
+)
+def test_a_column_is_the_rows_read_the_other_way_in_every_frame(name, local, level):
+    small = {"mixer": small_mamba2} if name == "evssm2" else {}
+    cache = ScanCache(tiny(name, local=local, **small), an_image(17, 34), "encoder.0.*")
+    assert len({cache.site(stage).frame for stage in cache.names}) == (1 if name == "evssm-four-direction" else 4)
+    here, there = (9, 21), (12, 18)
     for stage in cache.names:
-        assert cache.row((14, 21), stage, kind="column").check() < 1e-10
+        sent = cache.row(here, stage, level=level, kind="column").per_channel[:, *there]
+        gathered = cache.row(there, stage, level=level).per_channel[:, *here]
+        np.testing.assert_allclose(sent, gathered, rtol=1e-9, atol=1e-13)
+    assert np.abs(gathered).max() > 0 or level == "A0"
 
 
 def small_mamba2(width, window=None):
@@ -209,7 +226,7 @@ def test_the_network_is_handed_back_as_it_was(fails, monkeypatch):
         net.output._forward_hooks.clear()
     else:
         activation_maps(net, image, (3, 4), level="A7")
-        scan_column(net, image, (3, 4), "encoder.0.0")
+        scan_column(net, image, (3, 4), "encoder.0.0", level="A7")
     assert not hooks_of(net)
     assert all(module.training for module in net.modules())
     assert not frozen.requires_grad

@@ -215,7 +215,7 @@ def test_the_name_of_an_answer_changes_with_weights_pixels_and_question_and_with
 def test_what_a_question_says_of_itself_is_all_that_its_answer_depends_on():
     x, grey = torch.rand(3, 96, 128), torch.full((3, 96, 128), 0.5)
     rows = [RowsQuestion(), RowsQuestion((3, 4)), RowsQuestion(stages=("a",)), RowsQuestion(level="A2")]
-    rows.append(RowsQuestion(reduction="rms"))
+    rows += [RowsQuestion(reduction="rms"), RowsQuestion(kind="column")]
     maps = [AttributionQuestion("lam"), AttributionQuestion("occlusion"), AttributionQuestion("lam", (0, 0, 4, 4))]
     maps += [AttributionQuestion("lam", margin=0), AttributionQuestion("lam", settings=Settings(steps=3))]
     maps += [AttributionQuestion("lam", reduce="sum"), AttributionQuestion("lam", residual="exclude")]

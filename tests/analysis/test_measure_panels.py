@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.measure_plots import draw_changes, draw_growth, draw_map, draw_shares
+from analysis.measure_plots import draw_changes, draw_effects, draw_growth, draw_map, draw_shares
 from analysis.measures import MEASURES, Question
 from evssm import build
 
@@ -55,6 +55,17 @@ def test_bars_and_curves_hold_the_numbers():
     draw_growth(c, ["k", "l"], {"R": [1.0, 3.0]}, band=([0.5, 2], [2, 4]), marked=[False, True])
     assert c.lines[0].get_ydata().tolist() == [1, 3]
     assert c.lines[1].get_xdata().tolist() == [1]
+    plt.close("all")
+
+
+def test_effects_are_shown_where_they_are_decided_and_the_region_outlined():
+    _, ax = plt.subplots()
+    values, shown = np.array([[2.0, -1.0, 5.0]]), np.array([[True, True, False]])
+    image = draw_effects(ax, values, shown, (0, 1, 1, 2), peak=2.0).images[0]
+    assert image.get_array().mask.tolist() == [[False, False, True]]
+    assert image.norm(np.array([-2.0, 0.0, 0.5, 2.0])).tolist() == pytest.approx([0, 0.5, 0.75, 1])
+    (outline,) = ax.patches
+    assert outline.get_bbox().bounds == (0.5, -0.5, 2, 1)
     plt.close("all")
 
 

@@ -4,54 +4,19 @@ from itertools import product
 
 import pytest
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from explicit_scan import matrix
+from mixer_sites import CELLS, FOUR, MIXERS, H, W, a_site, scan_of_values, whole
 from torch import nn
 from torch.testing import assert_close
 
 from analysis import module_rows, scan_rows
-from analysis.module_rows import Site, module_column, module_row
-from analysis.scan_branches import take_apart
-from evssm.geometry import ANTI_TRANSPOSE, HALF_TURN, IDENTITY, TRANSPOSE
-from evssm.layers import RMSNorm2d
-from evssm.mamba2 import Mamba2
+from analysis.module_columns import module_column
+from analysis.module_rows import Site, module_row
+from analysis.scan_branches import step_of, take_apart
+from evssm.geometry import HALF_TURN, TRANSPOSE
 from evssm.mixer import SS2D
-from evssm.scan_definition import selective_scan_definition
-from evssm.ssd import ssd_recurrence
 from evssm.windows import merge_windows, split_windows
-
-FOUR = (IDENTITY, TRANSPOSE, HALF_TURN, ANTI_TRANSPOSE)
-H, W = 4, 6
-MIXERS = {
-    "one direction": lambda: SS2D(3, state=2),
-    "four directions": lambda: SS2D(3, state=2, directions=FOUR),
-    "kernel over the map": lambda: SS2D(3, state=2, kernel=(3, 3)),
-    "mamba-2": lambda: Mamba2(4, state=3, head=2, expand=2, groups=2),
-    "mamba-2, skips per channel": lambda: Mamba2(4, state=3, head=2, expand=2, d_per_channel=True),
-}
-
-
-def perturbed(mixer):
-    """The mixer in float64 with every weight moved off its regular start, and strong steps, so that all matters."""
-    mixer = mixer.double()
-    for name, parameter in mixer.named_parameters():
-        parameter.data += (0.5 if "dt" in name else 0.2) * torch.randn_like(parameter)
-    return mixer
-
-
-def a_site(kind, h=H, w=W, window=None):
-    mixer = perturbed(MIXERS[kind]())
-    norm = perturbed(RMSNorm2d(mixer.in_proj.in_features))
-    x = torch.randn(1, mixer.in_proj.in_features, h, w, dtype=torch.float64)
-    return Site("here", mixer.requires_grad_(False), norm.requires_grad_(False), x, window=window)
-
-
-def whole(site):
-    return site.branch((slice(None), slice(None)))
-
-
-CELLS = [(0, 0), (1, 4), (3, 5)]
 
 
 @pytest.mark.parametrize(("kind", "level"), list(product(MIXERS, ("A0", "A1", "A2", "A3", "A4"))))
@@ -70,30 +35,8 @@ def test_rows_and_columns_are_the_sum_of_the_explicit_matrices_of_all_directions
         for line in (row, column):
             assert (line.per_channel[:, ~line.support] == 0).all()
             assert_close(line.rebuilt, line.output, rtol=1e-10, atol=1e-10)
-    if kind != "four directions":
+    if not kind.endswith("four directions"):
         assert not row.support.all() or (r, c) == (3, 5)
-
-
-def scan_of_values(mixer, branch, a):
-    """y as a map, of the values `a` before the convolution, by the definitions: (y, activation's slope)."""
-    if isinstance(mixer, SS2D):
-        v = F.conv2d(a[None], mixer.conv2d.weight, mixer.conv2d.bias, padding=1, groups=len(a))[0]
-        slope = (F.gelu(v) / v).detach()
-        y = 0
-        for turn, s in branch.scans:
-            u = turn(v * slope).flatten(1)
-            out = selective_scan_definition(u[None], s.delta[None], s.A, s.B, s.C, s.D)[0]
-            y = y + turn.inverse(out.unflatten(1, turn.size(H, W)))
-        return y
-    conv, d, past = mixer.conv1d, len(a), mixer.conv1d.kernel_size[0] - 1
-    v = F.conv1d(F.pad(a.flatten(1), (past, 0))[None], conv.weight[:d], conv.bias[:d], groups=d)[0]
-    u = v * torch.sigmoid(v).detach()
-    ((_, s),) = branch.scans
-    x = rearrange(u, "(k p) l -> 1 l k p", k=len(s.delta))
-    B, C = (rearrange(t, "g n l -> 1 l g n") for t in (s.B, s.C))
-    D = rearrange(s.D, "(k p) -> k p", k=len(s.delta))
-    y = ssd_recurrence(x, s.delta.mT[None], s.A[:, 0], B, C, D)
-    return rearrange(y, "1 (h w) k p -> (k p) h w", h=H)
 
 
 @pytest.mark.parametrize("kind", MIXERS)
@@ -154,7 +97,7 @@ def test_level_a7_is_the_jacobian_along_the_output_and_its_support_is_tight(kind
 def skip_at(branch, cell, window):
     """D u of all directions at a pixel of the map."""
     cell = module_rows.within(cell, window)
-    steps = [module_rows.step_of(turn, cell, *branch.size) for turn, _ in branch.scans]
+    steps = [step_of(turn, cell, *branch.size) for turn, _ in branch.scans]
     return sum(scan.D * scan.u[:, t] for t, (_, scan) in zip(steps, branch.scans, strict=True))
 
 
@@ -187,9 +130,6 @@ def test_windows_are_stitched_as_the_mixer_averages_them(kind, level):
         assert len(y) == len(split_windows(entering, edge))
         skip = torch.stack([skip_at(site.branch(window), cell, window) for window in around]).mean(dim=0)
         assert_close(line.rebuilt + skip, merge_windows(y, edge, h, w)[(0, ..., *cell)])
-        column = module_column(site, (2, 2), level)
-        assert_close(column.per_channel[(..., *cell)], module_row(site, cell, level).per_channel[:, 2, 2])
-        assert_close(column.rebuilt, column.output)
     elif level == "A7":
         jacobian = torch.autograd.functional.jacobian(
             lambda x: (x + site.mixer(site.norm(x)))[(0, ..., *cell)], site.x
@@ -228,16 +168,6 @@ def test_the_check_notices_a_jacobian_without_the_selection(monkeypatch):
     assert (line.rebuilt - line.output).norm() > 1e-3 * line.output.norm()
 
 
-def test_the_check_notices_a_column_that_forgets_nothing(monkeypatch):
-    site = a_site("one direction")
-    column = scan_rows.column
-    monkeypatch.setattr(
-        scan_rows, "column", lambda scan, s, level="A3": column(scan._replace(A=torch.zeros_like(scan.A)), s, level)
-    )
-    line = module_column(site, (0, 2), "A3")
-    assert (line.rebuilt - line.output).norm() > 1e-3 * line.output.norm()
-
-
 def test_a_constant_scan_in_four_directions_has_no_side():
     """Single directions are turned images of each other; their sum is symmetric under every turn of the four."""
     n = 9
@@ -247,9 +177,9 @@ def test_a_constant_scan_in_four_directions_has_no_side():
     )
     middle = (n // 2, n // 2)
     alone = scan_rows.row(scan, n * n // 2)
-    maps = [module_rows._as_map(alone, turn, n, n)[0] for turn in FOUR]
+    maps = [module_rows.as_map(alone, turn, n, n)[0] for turn in FOUR]
     for turn, field in zip(FOUR, maps, strict=True):
-        assert module_rows.step_of(turn, middle, n, n) == n * n // 2
+        assert step_of(turn, middle, n, n) == n * n // 2
         assert torch.equal(turn(field), maps[0])
     total = sum(maps)
     assert_close(total, HALF_TURN(total))
@@ -273,8 +203,6 @@ def test_what_cannot_be_asked_is_refused():
     site = a_site("one direction")
     with pytest.raises(ValueError, match="A0, A1, A2, A3, A4, A5, A6, A7"):
         module_row(site, (0, 0), "A8")
-    with pytest.raises(ValueError, match="choose from A0, A1, A2, A3, A4"):
-        module_column(site, (0, 0), "A5")
     with pytest.raises(ValueError, match="Conv2d is not known to scan"):
         take_apart(nn.Conv2d(3, 3, 1), site.x)
     nn.init.zeros_(site.mixer.out_proj.weight)

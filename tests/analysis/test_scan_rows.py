@@ -4,27 +4,13 @@ from math import exp
 
 import pytest
 import torch
-from explicit_scan import matrix
+from explicit_scan import matrix, random_scan
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from analysis import scan_rows
 from analysis.scan_rows import SCAN_LEVELS, Scan, column, first, memory_horizon, row, scan_output
-
-
-def random_scan(l, k=3, n=2, g=1, p=1, shared=False):
-    """A scan with decays from mild to strong, in float64."""
-    number = {"dtype": torch.float64}
-    A = -torch.rand(k, 1 if shared else n, **number) * 4
-    return Scan(
-        torch.randn(k * p, l, **number),
-        torch.rand(k, l, **number),
-        A,
-        torch.randn(g, n, l, **number),
-        torch.randn(g, n, l, **number),
-        torch.randn(k * p, **number),
-    )
 
 
 @pytest.mark.parametrize("level", SCAN_LEVELS)
@@ -127,10 +113,10 @@ def test_a_row_stops_only_where_nothing_is_left(monkeypatch):
     line = row(scan, 399)[0]
     lag = torch.arange(400, dtype=torch.float64).flip(0)
     assert_close(line, 10 * torch.exp(-10 * lag), rtol=1e-12, atol=1e-300)
-    spans = [span for span, _ in scan_rows._gaps_before(scan.delta, 399)]
-    faded = [scan_rows._faded(scan, gap[:, 0]) for _, gap in scan_rows._gaps_before(scan.delta, 399)]
+    spans = [span for span, _ in scan_rows.gaps_before(scan.delta, 399)]
+    gone = [scan_rows.faded(scan, gap[:, 0]) for _, gap in scan_rows.gaps_before(scan.delta, 399)]
     assert len(spans) == 50
-    assert faded.index(True) == 8  # the gap first exceeds 708 / 10 steps in the ninth span: the rest is never visited
+    assert gone.index(True) == 8  # the gap first exceeds 708 / 10 steps in the ninth span: the rest is never visited
 
 
 def test_the_horizon_of_a_constant_scan_is_the_inverse_of_its_rate(monkeypatch):

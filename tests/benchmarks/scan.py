@@ -1,31 +1,22 @@
-"""How much faster the selective scan is than other ways to compute it on one thread of a CPU: prints a table of ratios.
+"""The selective scan against other ways to compute it: mambapy's parallel scan, and loops over its definition.
 
-    python tests/benchmarks/scan.py [--rounds 7]
-
-All run in one process, in turn, and the median of each one's CPU time counts: ratios of such medians travel between
-machines, and between quiet and busy ones, far better than milliseconds do. float32, batch 1, 8 states, softplus and
-skip included; "forward" without gradients, "both" with the gradients of all seven tensors. The comparisons: mambapy's
-parallel scan (`pip install mambapy`), the loop of the definition, and the same loop with an index instead of `unbind`,
-as the reference of state-spaces/mamba has it, whose backward pass is quadratic in the length.
+float32, batch 1, 8 states, softplus and skip included; "forward" without gradients, "both" with the gradients of all
+seven tensors. "definition" is the loop that everything is held against, "indexing" the same loop with an index instead
+of `unbind`, as the reference of state-spaces/mamba has it, whose backward pass is quadratic in the length.
 """
 
-import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from statistics import median
-from time import process_time
 
 import torch
 import torch.nn.functional as F
+from compare import FLOOR, OURS, Row, in_turn
 from einops import einsum
+from floor import Rates
+from mambapy.pscan import pscan
 from torch import Tensor
 
-from evssm.scan import scan_backends, selective_scan
-
-try:
-    from mambapy.pscan import pscan
-except ImportError:
-    pscan = None
+from evssm.scan import selective_scan
 
 NAMES = ("u", "delta", "A", "B", "C", "D", "delta_bias")
 
@@ -51,26 +42,30 @@ def indexing_scan(u, delta, A, B, C, D, delta_bias):
     return torch.stack(ys, dim=-1) + D[:, None] * u
 
 
+def ours(backend: str) -> Callable[..., Tensor]:
+    return partial(selective_scan, delta_softplus=True, backend=backend)
+
+
 SCANS: dict[str, Callable[..., Tensor]] = {
-    **{
-        name: partial(selective_scan, delta_softplus=True, backend=name)
-        for name, state in scan_backends().items()
-        if state == "available"
-    },
-    **({"mambapy": mambapy_scan} if pscan else {}),
+    OURS: ours("numba"),
+    "ours, torch": ours("torch"),
+    "mambapy": mambapy_scan,
+    "definition": ours("reference"),
     "indexing": indexing_scan,
 }
 # Channels and steps at the three levels of EVSSM for a picture of 256 x 256, then at the lowest for 128 x 128; what is
-# timed; and whose. The loops take part where they end within seconds.
+# timed; and who takes part besides ours and mambapy: the loops only where they end within seconds.
 CASES = [
-    (96, 65536, "forward", ("numba", "torch", "mambapy", "reference")),
-    (96, 65536, "both", ("numba", "torch", "mambapy")),
-    (192, 16384, "forward", ("numba", "torch", "mambapy", "reference")),
-    (192, 16384, "both", ("numba", "torch", "mambapy")),
-    (384, 4096, "forward", ("numba", "torch", "mambapy", "reference")),
-    (384, 4096, "both", ("numba", "torch", "mambapy", "reference")),
-    (384, 1024, "both", ("numba", "torch", "mambapy", "reference", "indexing")),
+    (96, 65536, "forward", ("ours, torch", "definition")),
+    (96, 65536, "both", ("ours, torch",)),
+    (192, 16384, "forward", ("ours, torch", "definition")),
+    (192, 16384, "both", ("ours, torch",)),
+    (384, 4096, "forward", ("ours, torch", "definition")),
+    (384, 4096, "both", ("ours, torch", "definition")),
+    (384, 1024, "both", ("ours, torch", "definition", "indexing")),
 ]
+SMALL = [(6, 64, what, ("ours, torch", "definition", "indexing")) for what in ("forward", "both")]
+FEW = frozenset({"definition", "indexing"})
 
 
 def random_inputs(d: int, l: int, n: int = 8) -> dict[str, Tensor]:
@@ -80,40 +75,23 @@ def random_inputs(d: int, l: int, n: int = 8) -> dict[str, Tensor]:
     return dict(zip(NAMES, (u, delta, A, B, C, torch.ones(d), torch.randn(d) - 4), strict=True))
 
 
-def seconds(scan: Callable[..., Tensor], inputs: dict[str, Tensor], dy: Tensor, what: str) -> float:
-    """CPU time of one run."""
+def once(scan: Callable[..., Tensor], inputs: dict[str, Tensor], dy: Tensor, what: str) -> None:
     leaves = {name: x.requires_grad_(what == "both") for name, x in inputs.items()}
-    start = process_time()
     y = scan(**leaves)
     if what == "both":
         torch.autograd.grad(y, list(leaves.values()), dy)
-    return process_time() - start
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=7, help="runs of each scan in each case")
-    rounds = parser.parse_args().rounds
-    torch.set_num_threads(1)
-    if pscan is None:
-        print("mambapy is not installed: its columns are missing (`pip install mambapy`)")
-    print(f"{'d x l':>12} {'':8} {'ours, ms':>9}   times as long as ours")
-    for d, l, what, names in CASES:
-        inputs = random_inputs(d, l)
-        dy = torch.randn(1, l, d).mT
-        present = [name for name in names if name in SCANS]
-        times: dict[str, list[float]] = {name: [] for name in present}
-        for name in present:
-            if name != "indexing":
-                seconds(SCANS[name], inputs, dy, what)  # compiles, and fills the caches
-        for turn in range(rounds):
-            for name in present:
-                if turn < 3 or name not in ("reference", "indexing"):
-                    times[name].append(seconds(SCANS[name], inputs, dy, what))
-        ours = median(times[present[0] if "numba" not in present else "numba"])
-        ratios = "  ".join(f"{name} {median(t) / ours:.1f}" for name, t in times.items() if name != "numba")
-        print(f"{f'{d} x {l}':>12} {what:8} {ours * 1e3:9.1f}   {ratios}", flush=True)
-
-
-if __name__ == "__main__":
-    main()
+def rows(rounds: int, rates: Rates, small: bool) -> Iterator[Row]:
+    for d, l, what, others in SMALL if small else CASES:
+        inputs, dy = random_inputs(d, l), torch.randn(1, l, d).mT
+        contenders = {
+            name: partial(once, SCANS[name], inputs, dy, what) for name in SCANS if name in (OURS, "mambapy", *others)
+        }
+        start = {name: x[..., :64] if x.ndim == 3 else x for name, x in inputs.items()}
+        for name in contenders:
+            torch.testing.assert_close(SCANS[name](**start), SCANS["definition"](**start), rtol=1e-4, atol=1e-5)
+        case = f"{what}, {d} channels"
+        for name, times in in_turn(contenders, rounds, FEW).items():
+            yield Row("scan", case, l, name, tuple(times))
+        yield Row("scan", case, l, FLOOR, (rates.scan(d, l, backward=what == "both"),))
