@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from analysis.ablation_table import Measured
 from analysis.ablations import Ablation, published
 from analysis.panels import paper_style
+from analysis.tasks import MOTION
 from analysis.verdicts import Verdict
 
 SHOWN, UNDECIDED, AGAINST = "#0072b2", "0.55", "#d55e00"
@@ -74,19 +75,22 @@ def effect_panel(
             ax.set(title=title, xlabel="difference in PSNR [dB]")
         if captioned:
             figure.suptitle(ablation.title)
-            figure.supxlabel(fill(effect_caption(measured), int(size[0] * 21)), fontsize=5.5, color="0.35")
+            figure.supxlabel(fill(effect_caption(ablation, measured), int(size[0] * 21)), fontsize=5.5, color="0.35")
     return figure
 
 
-def effect_caption(measured: Mapping[str, Measured]) -> str:
+def effect_caption(ablation: Ablation, measured: Mapping[str, Measured]) -> str:
     """How the compact effects were measured, and what the colours mean."""
     steps = sorted({found.steps for found in measured.values()})
     images = next(iter(measured.values())).psnr.shape[1]
     seeds = sorted({len(found.psnr) for found in measured.values()})
+    photographs = ablation.task == MOTION
+    kind = "held-out images" if photographs else "settings of the lens on a held-out part of one scene"
     text = (
-        f"Compact: {', '.join(map(str, steps))} training steps, {images} held-out images, "
-        f"{' or '.join(map(str, seeds))} seed{'s' * (seeds != [1])}; bars are 95 % bootstrap intervals over images and "
-        "seeds: blue shown, grey not shown, orange contradicted. Each panel has its own scale."
+        f"Compact: {', '.join(map(str, steps))} training steps, {images} {kind}, "
+        f"{' or '.join(map(str, seeds))} seed{'s' * (seeds != [1])}; bars are 95 % bootstrap intervals over "
+        f"{'images' if photographs else 'settings'} and seeds: blue shown, grey not shown, orange contradicted. Each "
+        "panel has its own scale."
     )
     return f"Untrained weights among them. {text}" if 0 in steps else text
 

@@ -60,6 +60,11 @@ _TURNS = (
     Method("EVSSM", "evssm-compact", paper="evssm"),
 )
 
+_ABSENT = (
+    "Networks without numbers of their own do not come with the package: `evssm/trained/family.md` says which were "
+    "trained and what they reached."
+)
+
 ABLATIONS: dict[str, Ablation] = {
     found.name: found
     for found in (
@@ -126,7 +131,7 @@ ABLATIONS: dict[str, Ablation] = {
         Ablation(
             "defocus",
             "13",
-            "Defocus deblurring on DPDD (supplement, Table 13)",
+            "Defocus deblurring (supplement, Table 13, which is on DPDD)",
             (
                 *(Method(name, "", name) for name in ("EBDB", "DMENet", "JNB")),
                 *(Method(name, f"{name.lower()}-compact", name) for name in ("DPDNet", "KPAC", "IFAN")),
@@ -135,7 +140,8 @@ ABLATIONS: dict[str, Ablation] = {
             ),
             (("EVSSM", "Restormer"), ("Restormer", "IFAN"), ("IFAN", "KPAC"), ("KPAC", "DPDNet")),
             f"{ONE_SCENE} EBDB, DMENet and JNB are published numbers only; what stands for them here is deconvolution "
-            "by a map of blur (`evssm.deconvolution`).",
+            "by a map of blur (`evssm.deconvolution`). All networks are trained on the restored image alone, IFAN too, "
+            f"whose authors also train its disparity and a network that blurs again. {_ABSENT}",
             DEFOCUS,
         ),
         Ablation(
@@ -146,7 +152,7 @@ ABLATIONS: dict[str, Ablation] = {
                 Method(name, f"{name.lower()}-dual-pixel-compact") for name in ("DPDNet", "KPAC", "IFAN", "Restormer")
             ),
             note=f"{ONE_SCENE} The supplement has single photographs only, so that nothing is published beside these; "
-            "they are not to be read in one column with those of one view.",
+            f"they are not to be read in one column with those of one view. {_ABSENT}",
             task=DUAL_PIXEL,
             beside="no table of the supplement, which has single photographs only",
         ),

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from analysis.field import ERF
 from analysis.plots import draw_colorbar, draw_erf, draw_signed_erf
+from analysis.sensitivity import NONE_ADDED
 from evssm.provenance import written_whole
 
 PAPER_STYLE = "analysis.paper"
@@ -99,7 +100,10 @@ def caption(fields: Mapping[str, ERF]) -> str:
     h, w = made["size"]
     windows = sorted({tuple(field.provenance["windows"]) for field in fields.values()})
     mode = "whole map" if windows == [()] else "windows as stated"
-    residual = {"exclude": "input left out", "include": "input included"}.get(made["residual"], made["residual"])
+    kinds = sorted({field.provenance["residual"] for field in fields.values()})
+    residual = ", ".join({"exclude": "input left out", "include": "input included"}.get(kind, kind) for kind in kinds)
+    if kinds == ["exclude", NONE_ADDED]:
+        residual = "input left out where the network adds it"
     return (
         f"{weights_note(field.provenance for field in fields.values())}"
         f"{made['estimator']} of d output / d input, {residual}; {h} x {w} px, {_count(made['images'], 'image')}, "

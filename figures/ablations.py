@@ -48,7 +48,7 @@ def _drawn(
         [Picture(arranged, _in_words(ablation, claims, measured))] if claims else [],
         script="ablations",
         table=table,
-        caption=effect_caption(measured) if claims else "",
+        caption=effect_caption(ablation, measured) if claims else "",
         weights=[load(path).provenance.as_dict() for path in files.values()],
         images=images,
         facts={"ablation": ablation.title, "claims": [str(claim) for claim in claims]},

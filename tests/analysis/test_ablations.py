@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from analysis.ablate import ablate, files_of, measure
-from analysis.ablation_panel import AGAINST, SHOWN, UNDECIDED, draw_effects, effect_panel
+from analysis.ablation_panel import AGAINST, SHOWN, UNDECIDED, draw_effects, effect_caption, effect_panel
 from analysis.ablation_table import Measured, ablation_table, difference, verdicts
 from analysis.ablations import ABLATIONS, published
 from analysis.tasks import DEFOCUS, DUAL_PIXEL, ONE_SCENE
@@ -191,3 +191,12 @@ def test_methods_without_weights_keep_their_published_numbers(tmp_path):
     written = ablate(ABLATIONS["defocus"], {}, [], "nothing", tmp_path)
     assert {path.suffix for path in written} == {".md", ".json"}
     assert "| IFAN | 25.37 / 0.789 |" in (tmp_path / "defocus.md").read_text()
+
+
+def test_a_panel_of_one_scene_says_so():
+    for name, said in (
+        ("defocus", "12 settings of the lens on a held-out part of one scene"),
+        ("loss", "12 held-out images"),
+    ):
+        ablation = ABLATIONS[name]
+        assert said in effect_caption(ablation, {ablation.methods[-1].label: measured()})

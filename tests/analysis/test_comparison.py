@@ -56,6 +56,18 @@ def test_half_the_error_gains_six_decibels_and_removes_three_quarters():
     np.testing.assert_allclose(found.error(found.restored["half"]), 255 / 8, rtol=1e-4)
 
 
+def test_networks_of_two_views_get_those_and_are_held_against_the_photograph_of_the_whole_lens():
+    x = pair()
+    views = torch.cat((x.sharp + 0.125, x.sharp - 0.125))
+    found = restore({"mean": lambda both: sum(both.chunk(2, dim=1)) / 2}, x, views=views, protocol=EXACT)
+    torch.testing.assert_close(found.restored["mean"], x.sharp)
+    assert found.blurred_psnr() == pytest.approx(20 * np.log10(4), abs=1e-4)
+    with pytest.raises(ValueError, match="takes images of 3 channels, not 6"):
+        restore({"one": build("dpdnet-compact")}, x, views=views)
+    with pytest.raises(ValueError, match="takes images of 6 channels, not 3"):
+        restore({"two": build("dpdnet-dual-pixel-compact")}, x)
+
+
 def test_an_error_is_the_root_mean_square_over_colours_and_the_score_follows_from_it():
     x = pair()
     found = restore({"mine": nn.Conv2d(3, 3, 1)}, x, protocol=EXACT)

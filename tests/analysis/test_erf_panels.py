@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from analysis.field import ERF
-from analysis.panels import erf_panels, save_figure, weights_note
+from analysis.panels import caption, erf_panels, save_figure, weights_note
+from analysis.sensitivity import NONE_ADDED
 
 
 def field(**changes):
@@ -39,6 +40,14 @@ def test_a_figure_has_a_panel_per_field_one_scale_in_decibels_and_how_it_was_mad
     assert "compact networks, 800 training steps on photographs, 1 seed; rss" in below
     assert "8 x 10 px, 3 images, 1 query pixel each; whole map" in below
     plt.close(figure)
+
+
+def test_the_caption_tells_what_was_left_out_where_networks_differ():
+    added, none = field(), field()
+    none.provenance["residual"] = NONE_ADDED
+    assert "d input, input left out;" in caption({"one": added})
+    assert "d input, none: the network adds no input to its output;" in caption({"one": none})
+    assert "d input, input left out where the network adds it;" in caption({"one": none, "two": added})
 
 
 def test_a_page_prints_the_caption_itself():
