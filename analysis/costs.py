@@ -23,6 +23,7 @@ from analysis.operations import (
     SCAN,
     OperationCounter,
 )
+from evssm.inference import channels_taken
 
 PUBLISHED = {"evssm": 126e9, "evssm-no-geot": 126e9, "evssm2": 148e9, "evssm2-no-geot": 148e9}
 """Kong et al. 2025, supplement, Tables 9 and 12, which do not name the size; 256 x 256 is the field's."""
@@ -136,9 +137,16 @@ class Cost:
 
 
 def cost(
-    net: Callable[[Tensor], Any], size: int | tuple[int, int], *, batch: int = 1, channels: int = 3, name: str = ""
+    net: Callable[[Tensor], Any],
+    size: int | tuple[int, int],
+    *,
+    batch: int = 1,
+    channels: int | None = None,
+    name: str = "",
 ) -> Cost:
     """What one forward pass of `net` takes on `batch` images of `size` (h, w) pixels; see `Cost`.
+
+    `channels` are as many as a network of ours takes, and 3 for any other, unless given.
 
     `net` is any `nn.Module`, ours or not, or a function of `b c h w`. It is run on shapes alone where it can be (which
     takes seconds for any size), otherwise for real on random numbers; either way in evaluation mode, and left as it
@@ -155,7 +163,8 @@ def cost(
     Raises `ValueError` for sizes below 1 and where `net` fails on such an input, with what it said.
     """
     h, w = (size, size) if isinstance(size, int) else size
-    shape = (batch, channels, h, w)
+    taken = (channels_taken(net) or 3) if channels is None else channels
+    shape = (batch, taken, h, w)
     if min(shape) < 1:
         raise ValueError(f"batch, channels and sides are 1 or more, not {shape}; try size=(256, 256)")
     parameters = sum(p.numel() for p in net.parameters()) if isinstance(net, nn.Module) else None

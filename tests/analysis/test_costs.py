@@ -414,3 +414,12 @@ def test_the_table_and_the_values_say_the_same():
 )
 def test_numbers_have_the_prefix_that_suits_them(count, text):
     assert in_units(count) == text
+
+
+def test_a_network_of_two_views_is_counted_on_two():
+    net = build("ifan-dual-pixel-compact")
+    assert cost(net, 32).shape == (1, 6, 32, 32)
+    assert cost(net, 32).flops == cost(net, 32, channels=6).flops
+    assert cost(build("ifan-compact"), 32).shape == (1, 3, 32, 32)
+    with pytest.raises(ValueError, match="channels and sides are 1 or more"):
+        cost(net, 32, channels=0)
