@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-from analysis.tasks import DEFOCUS, DUAL_PIXEL, MOTION, ONE_SCENE
+from analysis.tasks import DEFOCUS, DUAL_PIXEL, MOTION, ONE_SCENE, TWO_VIEWS
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ ABLATIONS: dict[str, Ablation] = {
             tuple(
                 Method(name, f"{name.lower()}-dual-pixel-compact") for name in ("DPDNet", "KPAC", "IFAN", "Restormer")
             ),
-            note=f"{ONE_SCENE} The supplement has single photographs only, so that nothing is published beside these; "
+            note=f"{TWO_VIEWS} The supplement has single photographs only, so that nothing is published beside these; "
             f"they are not to be read in one column with those of one view. {_ABSENT}",
             task=DUAL_PIXEL,
             beside="no table of the supplement, which has single photographs only",
