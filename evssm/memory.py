@@ -34,19 +34,26 @@ def estimate_memory(net: Callable[..., Any], h: int, w: int, *, channels: int = 
 
     Before that the network runs once on 16 x 16 pixels. Raises `UncountableError` where it cannot run without content.
     """
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
     first = next(iter(net.parameters()), None) if isinstance(net, nn.Module) else None
     kind: dict[str, Any] = {} if first is None else {"dtype": first.dtype, "device": first.device}
     with torch.no_grad():
         net(torch.zeros(1, channels, SMALLEST, SMALLEST, **kind))  # kernels are compiled when first used
         try:
-            with FakeTensorMode(allow_non_fake_inputs=True), _Live() as live:
-                image = torch.empty(1, channels, h, w, **kind)
-                net(image)
+            return counted_memory(lambda: net(torch.empty(1, channels, h, w, **kind)))
         except Exception as error:  # whatever a network of the user's own asks of a tensor without content
             cause = str(error).split("\n")[0][:120]
             raise UncountableError(f"cannot count the memory of this network without running it: {cause}") from None
+
+
+def counted_memory(work: Callable[[], object]) -> int:
+    """Peak bytes of all tensors that `work` makes, alive at one time; nothing is computed, and no content is there.
+
+    What is compiled when first used has to have run before.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode(allow_non_fake_inputs=True), _Live() as live:
+        work()
     return live.peak
 
 

@@ -1,3 +1,4 @@
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -6,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from evssm.memory import estimate_memory
+from evssm.memory import counted_memory, estimate_memory
 from evssm.models import build
 from evssm.windows import in_windows, merge_windows, split_windows, window_origins
 
@@ -73,3 +74,20 @@ def test_deblurring_in_windows_takes_less_memory_than_whole_maps():
     """Taken all at once the windows took more, for they overlap."""
     whole, local = (estimate_memory(build("evssm-compact", local=local), 128, 192) for local in (False, True))
     assert local < whole
+
+
+@pytest.mark.slow
+def test_a_frame_of_gopro_fits_into_a_small_machine_and_memory_grows_with_pixels_alone():
+    """Full EVSSM, counted without computing: deblurring in the released windows, and a receptive field."""
+    net = build("evssm", local=True).requires_grad_(False)
+    net.checkpoint = True
+
+    def field(h, w):
+        x = torch.rand(1, 3, h, w, requires_grad=True)
+        torch.autograd.grad(net(x)[0, 0, h // 2, w // 2], x)
+
+    field(16, 16)  # compiles
+    frame, quarter = (counted_memory(partial(field, *size)) for size in ((720, 1280), (360, 640)))
+    assert quarter < frame < 1.1 * 4 * quarter
+    assert frame < 8 * 2**30
+    assert estimate_memory(net, 720, 1280) < 1.3 * 2**30

@@ -12,10 +12,9 @@ from floor import Rates
 from network import least, receptive_field, released, train_step
 from scan import SCANS, once, random_inputs
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from analysis.erf import effective_receptive_field
-from evssm.memory import _Live
+from evssm.memory import counted_memory
 from evssm.models import build
 
 RECOMPUTED_FROM = 161
@@ -91,9 +90,7 @@ def run_alone(what: str, rounds: int, **options: Any) -> None:
 def counted(what: str, name: str, side: int) -> int:
     """Peak bytes of the tensors of a task of ours, found without computing: no process can do with less."""
     TASKS[what](name=name, who=OURS, **TINY[what])()  # kernels are compiled when first used
-    with FakeTensorMode(allow_non_fake_inputs=True), _Live() as live:
-        TASKS[what](name=name, who=OURS, h=side, w=side)()
-    return live.peak
+    return counted_memory(lambda: TASKS[what](name=name, who=OURS, h=side, w=side)())
 
 
 def rounds_at(side: int, rounds: int) -> int:

@@ -7,6 +7,7 @@ python tests/benchmarks/profiles.py --small --out /tmp/trial.md
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
+from time import perf_counter, process_time
 from typing import NamedTuple
 
 import torch
@@ -31,6 +32,10 @@ Measured on {machine}; torch {torch}, commit {commit}.
 """
 
 
+QUIET = 0.9
+"""Share of the clock's time that a process gets on a machine that does nothing else, at least."""
+
+
 class Share(NamedTuple):
     """What one operator takes of a repetition: seconds, share of all, calls."""
 
@@ -40,18 +45,23 @@ class Share(NamedTuple):
     calls: float
 
 
-def profiled(net: nn.Module, x: Tensor, what: str, steps: int) -> list[Share]:
-    """The operators of `WORK[what]` by their own time, the longest first."""
+def profiled(net: nn.Module, x: Tensor, what: str, steps: int) -> tuple[list[Share], float]:
+    """The operators of `WORK[what]` by their own time, the longest first; and how much of the time this process ran.
+
+    The profiler takes the clock's time: where other work held the processor, its numbers are of no use.
+    """
     work = WORK[what]
     work(net, x)
+    clock, processor = perf_counter(), process_time()
     with profile(activities=[ProfilerActivity.CPU]) as found:
         for _ in range(steps):
             work(net, x)
+    ran = (process_time() - processor) / (perf_counter() - clock)
     events = [event for event in found.key_averages() if event.self_cpu_time_total > 0]
     total = sum(event.self_cpu_time_total for event in events)
     times = [(event, event.self_cpu_time_total) for event in events]
     shares = (Share(event.key, own / 1e6 / steps, own / total, event.count / steps) for event, own in times)
-    return sorted(shares, key=lambda share: -share.seconds)
+    return sorted(shares, key=lambda share: -share.seconds), ran
 
 
 def table(shares: list[Share], least: float) -> Iterator[str]:
@@ -73,9 +83,11 @@ def page(steps: int, small: bool) -> str:
         x = torch.rand(batch, 3, side, side)
         lines += [f"## {what[0].upper()}{what[1:]} of `{name}`, {batch} x 3 x {side} x {side}", ""]
         for when, net in (("Now", build(name)), ("Before", released(name, "released, our scan"))):
-            shares = profiled(net.requires_grad_(what == "training step"), x, what, steps)
+            shares, ran = profiled(net.requires_grad_(what == "training step"), x, what, steps)
             total, first = sum(share.seconds for share in shares), shares[0]
             summary = f"{when}: {total:.2f} s. The longest: `{first.operator}`, {first.share:.0%}."
+            if ran < QUIET:
+                summary += f" **Do not use: this process ran only {ran:.0%} of the time.**"
             print(f"{what} of {name}. {summary}", flush=True)
             lines += [summary, "", *table(shares, 0.02), ""]
     return "\n".join(lines)
