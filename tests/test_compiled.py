@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import re
 import sys
 from pathlib import Path
 
@@ -118,3 +119,13 @@ def test_all_kernels_of_the_package_are_kept_under_one_name():
     name = stamp(Path(ours.__file__).parent)
     for kernel in (fused_depthwise.depthwise_tasks, scan_numba.forward_tasks, fused_linear.linear_tasks):
         assert kernel._cache._cache_file._source_stamp == name
+
+
+def test_no_file_of_kernels_is_forgotten_in_that_name():
+    folder = Path(ours.__file__).parent
+    named = {path.name for pattern in ours.SOURCES for path in folder.glob(pattern)}
+    kernels = {
+        path.name for path in folder.glob("*.py") if re.search(r"^@compiled|evssm\.lanes", path.read_text(), re.M)
+    }
+    assert {"scan_numba.py", "fused_norm.py", "lane_functions.py"} <= kernels
+    assert kernels <= named
