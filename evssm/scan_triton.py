@@ -35,9 +35,12 @@ TERMS = {torch.float32: 8, torch.float64: 18}
 """Terms after the first of the series of softplus: the next one is below the rounding of the type."""
 
 LIMIT = {torch.float32: 88.0, torch.float64: 709.0}
-"""Where exp is taken for infinite: a state of zero stays zero where a growing mode (A > 0) overflows within a chunk."""
+"""Where exp over a chunk stops growing: a state of zero stays zero where a growing mode (A > 0) overflows within one.
 
-LARGEST = tl.constexpr(3e38)
+So a mode that grows by more than that within a chunk is wrong; networks' modes decay.
+"""
+
+LARGEST, LARGEST_DOUBLE = tl.constexpr(3e38), tl.constexpr(1.7e308)
 
 
 # Kernels are marked @no_type_check: the import hook that checks shapes in the tests would wrap them, and Triton reads
@@ -101,8 +104,10 @@ def _decay(exponent, LIMIT: tl.constexpr):
 @triton.jit
 @no_type_check
 def _then(decay, state, next_decay, next_state):
-    """Two stretches of the recurrence as one."""
-    return tl.minimum(decay * next_decay, LARGEST), next_decay * state + next_state
+    """Two stretches of the recurrence as one; their decay short of infinity."""
+    both = decay * next_decay
+    both = tl.minimum(both, LARGEST_DOUBLE if both.dtype == tl.float64 else LARGEST)
+    return both, next_decay * state + next_state
 
 
 # --- kernels ----------------------------------------------------------------------------------------------------------
@@ -215,7 +220,7 @@ def _gradients(
     dx = wanted * tl.load(D + channels, mask=there, other=0.0)[None, :]
     dsize = x * 0.0
     place = entry * chunks + chunk
-    part = tl.program_id(1) % blocks * ((tl.num_programs(0) // chunks) * l) + entry * l + steps
+    part = (tl.program_id(1) % blocks).to(tl.int64) * ((tl.num_programs(0) // chunks) * l) + entry * l + steps
     for i in range(n):
         rate = tl.load(A + channels * n + i, mask=there, other=0.0)[None, :]
         B_here = _row(B, entry, steps, group, i, l, groups, n)[:, None]

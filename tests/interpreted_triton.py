@@ -96,6 +96,16 @@ def test_a_growing_state_overflows_no_earlier_than_it_has_to():
     assert_close(selective_scan(u, torch.ones_like(u), A, row, row, backend="triton"), u)
 
 
+def test_a_mode_grows_in_double_precision_as_far_as_that_goes():
+    inputs = random_inputs(b=1, d=1, l=6, n=1)
+    inputs |= {"A": torch.full((1, 1), 40.0, dtype=torch.float64), "delta": torch.ones_like(inputs["delta"])}
+    inputs["delta_bias"] = torch.zeros_like(inputs["delta_bias"])  # e^160 over a chunk, far beyond float32
+    expected = outputs_and_gradients(inputs, smooth=False, backend="reference")
+    found = outputs_and_gradients(inputs, smooth=False, backend="triton")
+    assert expected["y"].abs().max() > 1e60
+    assert max(relative_error(found[name], x) for name, x in expected.items()) < 1e-12
+
+
 @pytest.mark.parametrize("name", ["u", "delta"])
 def test_nan_spreads_to_later_steps_of_its_channel_and_nowhere_else(name):
     inputs = random_inputs(b=1, d=3, l=11, n=1, dtype=torch.float32)
