@@ -5,7 +5,7 @@ an activation; after it, it gates, normalises and projects back. Held fixed, an 
 f(v) / v, a gate is a factor per channel, and a norm is a factor for all channels of the pixel.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import product
 from math import pi
@@ -93,22 +93,15 @@ class SS2DBranch:
 
     def nudged(self, cell: Cell) -> Iterator[tuple[D4, Scan, dict[int, Nudge]]]:
         """Each direction's turn, its scan, and how that changes with each channel of the mixer's input at a pixel."""
-        change = {at: factor[:, None] * self.projected(self._identity) for at, factor in self.fan(cell, "A7").items()}
+        to_values, mixer = self._mixer.in_proj.weight.chunk(2)[0], self._mixer
+        change = {at: factor[:, None] * to_values for at, factor in self.fan(cell, "A7").items()}
         for number, (turn, scan) in enumerate(self.scans):
-            du = {step_of(turn, at, *self.size): each for at, each in change.items()}
-            selected: dict[int, Tensor] = {}
-            for at, each in change.items():
-                projected = self._mixer.x_proj_weight[number] @ each
-                for step, weight in self._readers(number, turn, at):
-                    added = weight[:, None] * projected
-                    selected[step] = selected[step] + added if step in selected else added
-            rank, state, nothing = self._mixer.rank, self._mixer.state, torch.zeros_like(next(iter(du.values())))
-            nudges = {}
-            for step, each in selected.items():
-                raw, B, C = each.split([rank, state, state])
+            du, nudges = {step_of(turn, at, *self.size): each for at, each in change.items()}, {}
+            for step, each in self._selected(number, turn, change).items():
+                raw, B, C = each.split([mixer.rank, mixer.state, mixer.state])
                 slope = -torch.expm1(-scan.delta[:, step, None])  # of softplus, where that is delta
-                delta = slope * (self._mixer.dt_projs_weight[number] @ raw)
-                nudges[step] = Nudge(du.get(step, nothing), delta, B[None], C[None])
+                u = du[step] if step in du else torch.zeros_like(to_values)
+                nudges[step] = Nudge(u, slope * (mixer.dt_projs_weight[number] @ raw), B[None], C[None])
             yield turn, scan, nudges
 
     def after(
@@ -155,14 +148,22 @@ class SS2DBranch:
         everything = torch.stack(list(seen)).any(dim=0)
         return dilated(everything, 3, 3) if level in ("A5", "A6", "A7") else everything
 
-    @property
-    def _identity(self) -> Float[Tensor, "c c"]:
-        return torch.eye(self._x.shape[1], dtype=self._x.dtype, device=self._x.device)
-
     def _convolved(self) -> Values:
         """What enters the activation."""
         conv = self._mixer.conv2d
         return F.conv2d(self.values[None], conv.weight, conv.bias, padding=1, groups=len(self.values))[0]
+
+    def _selected(
+        self, number: int, turn: D4, change: Mapping[Cell, Float[Tensor, "d c"]]
+    ) -> dict[int, Float[Tensor, "s c"]]:
+        """The changes of one direction's parameters, by step, that come of those of its values."""
+        found: dict[int, Tensor] = {}
+        for at, each in change.items():
+            projected = self._mixer.x_proj_weight[number] @ each
+            for step, weight in self._readers(number, turn, at):
+                added = weight[:, None] * projected
+                found[step] = found[step] + added if step in found else added
+        return found
 
     def _readers(self, number: int, turn: D4, cell: Cell) -> Iterator[tuple[int, Float[Tensor, " s"]]]:
         """The steps of one direction whose delta, B and C read a pixel, and by what weights."""

@@ -9,7 +9,7 @@ from explicit_scan import matrix
 from torch import nn
 from torch.testing import assert_close
 
-from analysis import module_rows
+from analysis import module_columns, module_rows
 from analysis.activations import ScanCache, activation_maps, scan_column, scan_row, scanning_stages
 from analysis.module_rows import LEVELS
 from analysis.row_map import normalised, reduced
@@ -148,12 +148,14 @@ def small_mamba2(width, window=None):
     return Mamba2(width, state=3, head=4, expand=2, window=window)
 
 
-def test_a_row_in_float32_rebuilds_the_output_at_256_pixels():
+def test_rows_and_columns_in_float32_rebuild_the_output_at_256_pixels():
     image = crop_centre(photograph("coffee"), 256, 256)
     net = build("evssm-compact")
     cache = ScanCache(net, image, ["encoder.0.0", "encoder.1.1", "decoder.0.0"])
     for row in cache.rows((200, 131)).values():
         assert 0 < row.check() < 1e-4
+    for level in LEVELS:
+        assert 0 < cache.row((200, 131), "encoder.0.0", level=level, kind="column").check() < 1e-4
 
 
 def test_one_run_answers_many_queries_as_fresh_runs_do():
@@ -220,6 +222,9 @@ def test_the_network_is_handed_back_as_it_was(fails, monkeypatch):
         monkeypatch.setattr(module_rows, "_jacobian", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             activation_maps(net, image, (3, 4), level="A7")
+        monkeypatch.setattr(module_columns, "_jacobian", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            scan_column(net, image, (3, 4), "encoder.0.0", level="A7")
         net.output.register_forward_hook(lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             ScanCache(net, image)

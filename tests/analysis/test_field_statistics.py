@@ -51,6 +51,15 @@ def test_a_gaussian_counts_its_pixels():
     assert fs.luo_size(field) == pytest.approx(np.sqrt(above), rel=0.01)
 
 
+def test_zeros_around_a_field_change_neither_radius_nor_pixels_nor_spread():
+    field = RNG.random((14, 19))
+    padded = np.pad(field, ((7, 7), (10, 10)))
+    for statistic in (lambda f: fs.radius(f, 0.9), fs.effective_pixels, fs.perplexity, lambda f: fs.spread(f)[:2]):
+        assert statistic(padded) == pytest.approx(statistic(field))
+    assert padded.sum() == pytest.approx(field.sum())
+    assert fs.area_ratio(padded, 0.5) < fs.area_ratio(field, 0.5)  # which is relative to the image
+
+
 def test_the_radius_is_the_smallest_distance_that_suffices():
     field = RNG.random((14, 19))
     y, x = offsets(14, 19)
