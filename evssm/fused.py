@@ -24,6 +24,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
+from evssm.precision import without_autocast
 from evssm.scan_definition import computing_dtype
 from evssm.shapes import Image, Map
 
@@ -354,7 +355,7 @@ def filter_patches_definition(x: Tensor, gain: Tensor) -> Tensor:
     """`filter_patches` in PyTorch. The matrix of the transform is symmetric and its own inverse."""
     waves = _hartley(x.dtype, x.device)
     patches = rearrange(x, "b c (i p) (j q) -> b i j (p q) c", p=PATCH, q=PATCH)
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         patches = waves @ ((waves @ patches) * gain)
     return rearrange(patches, "b i j (p q) c -> b c (i p) (j q)", p=PATCH)
 

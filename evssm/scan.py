@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.utils.flop_counter import register_flop_formula
 
+from evssm.precision import without_autocast
 from evssm.scan_choice import backend_module, chosen
 from evssm.scan_choice import scan_backends as scan_backends
 from evssm.scan_choice import scanning_with as scanning_with
@@ -150,7 +151,7 @@ def selective_scan(
     if backend == "mamba_ssm":
         return backend_module(backend).scan(*inputs, delta_softplus)
     if backend == "reference":
-        with torch.autocast(u.device.type, enabled=False):
+        with without_autocast(u):
             return selective_scan_definition(u, delta, A, B, C, D, delta_bias=delta_bias, delta_softplus=delta_softplus)
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs):
         return _Scan.apply(backend, delta_softplus, *inputs)[0]

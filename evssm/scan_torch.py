@@ -14,6 +14,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from evssm.precision import without_autocast
+
 # Steps of a piece, and numbers b l d of a stretch, at most. On a CPU a stretch's decays and states, n times as many,
 # should stay in the second cache; elsewhere what counts is the number of operators, about k + 2 t for each stretch.
 CUT = {"cpu": (8, 2**15)}
@@ -140,7 +142,7 @@ def forward(
     rates = rearrange(A, "(g c) n -> g n c", g=groups)
     borders = u.new_empty(borders_shape(u, A, B) if keep else 0)
     state, y = u.new_zeros(len(u), *rates.shape), torch.empty_like(u, memory_format=torch.contiguous_format)
-    with torch.autocast(u.device.type, enabled=False):
+    with without_autocast(u):
         for i, steps in enumerate(stretches(u)):
             if keep:
                 borders[i] = state
@@ -170,7 +172,7 @@ def backward(
     du, ddelta, dB, dC = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (u, delta, B, C))
     dA, dD, dbias = torch.zeros_like(rates), A.new_zeros(len(A)), A.new_zeros(len(A))
     asked = u.new_zeros(len(u), *rates.shape)
-    with torch.autocast(u.device.type, enabled=False):
+    with without_autocast(u):
         for steps, first in zip(reversed(stretches(u)), reversed(borders.unbind()), strict=True):
             sizes, slope = step_sizes(delta[:, steps], bias, smooth)
             x, step, wanted = (in_pieces(part, groups) for part in (u[:, steps], sizes, dy[:, steps]))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from evssm.fused import PATCH as PATCH
 from evssm.fused import filter_patches
 from evssm.layers import at_least_float32
+from evssm.precision import without_autocast
 from evssm.shapes import Image
 
 
@@ -29,7 +30,7 @@ class PatchSpectrum(nn.Module):
         if h % PATCH or w % PATCH:
             raise ValueError(f"a map of {h} x {w} has no whole 8 x 8 patches; pad both sides to multiples of 8")
         gain = at_least_float32(self.gain).flatten(1)
-        with torch.autocast(gain.device.type, enabled=False):
+        with without_autocast(gain):
             gain = _shares(gain.dtype, gain.device) @ gain.mT
         return filter_patches(at_least_float32(x), gain).to(x.dtype)
 

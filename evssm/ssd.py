@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from evssm.precision import without_autocast
 from evssm.scan_definition import computing_dtype
 
 CHUNK = 32
@@ -111,7 +112,7 @@ def _ssd(X: Tensor, a: Tensor, B: Tensor, C: Tensor, state: Tensor, chunk: int) 
     sizes = _segment_sizes(X, B, chunk)
     y, borders = X.new_empty(X.shape), X.new_empty(len(sizes) + 1, *state.shape)
     borders[0] = state
-    with torch.autocast(X.device.type, enabled=False):
+    with without_autocast(X):
         for i, (y_part, *parts) in enumerate(zip(*(t.split(sizes, dim=1) for t in (y, X, a, B, C)), strict=True)):
             s = _segment(borders[i], chunk, *parts)
             _outputs(s, out=_by_head(y_part, s))
@@ -129,7 +130,7 @@ def _ssd_backward(
     inputs = [t.split(sizes, dim=1) for t in (X, a, B, C)]
     others = [t.split(sizes, dim=1) for t in (dy, *gradients)]
     d_state = d_end.clone()
-    with torch.autocast(X.device.type, enabled=False):
+    with without_autocast(X):
         for i in reversed(range(len(sizes))):
             s = _segment(borders[i], chunk, *(part[i] for part in inputs))
             d_state = _gradients(s, d_state, *(part[i] for part in others))
