@@ -30,15 +30,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_ROOM, _GAIN = 2**30, 100
+"""Bytes that any archive may unpack to, and how many times its own size a larger one may: packed weights shrink little,
+constants of fresh ones a lot."""
+
 
 def tensors_of(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
     """The arrays as tensors with PyTorch's order of axes, by the same names; `from_official` takes them.
 
-    Raises `ValueError` for arrays that are no floating-point numbers.
+    Raises `ValueError` for arrays that are no floating-point numbers of 16, 32 or 64 bits.
     """
-    strange = [f"{name} ({array.dtype})" for name, array in arrays.items() if array.dtype.kind != "f"]
+    strange = [f"{name} ({a.dtype})" for name, a in arrays.items() if a.dtype.kind != "f" or a.dtype.itemsize > 8]
     if strange:
-        raise ValueError(f"weights are floating-point numbers, which {', '.join(strange[:3])} are not; leave them out")
+        raise ValueError(
+            f"weights are floating-point numbers of up to 64 bits, which {', '.join(strange[:3])} are not; leave them "
+            "out"
+        )
     turned = {name: a.transpose(3, 2, 0, 1) if a.ndim == 4 else a for name, a in arrays.items()}
     return {name: torch.from_numpy(a.astype(a.dtype.newbyteorder("="), "C")) for name, a in turned.items()}
 
@@ -49,14 +56,23 @@ def arrays_of(state: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     return {name: t.numpy(force=True).copy() for name, t in turned.items()}
 
 
-def holds_arrays(path: Path) -> bool:
-    """Whether the file is a zip archive of NumPy's arrays and nothing else."""
+def packed_names(path: Path) -> list[str]:
+    """What a zip archive of weights holds, by name.
+
+    `ValueError` where it is not whole, and where it says of itself that it unpacks to far more than weights ever do.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError):
-        return False
-    return bool(names) and all(name.endswith(".npy") for name in names)
+            entries = archive.infolist()
+    except Exception as error:  # the parser of a damaged archive fails in many ways
+        raise _damaged(path, error) from None
+    size, unpacked = path.stat().st_size, sum(entry.file_size for entry in entries)
+    if unpacked > max(_ROOM, _GAIN * size):
+        raise ValueError(
+            f"{path} has {size} bytes and would unpack to {unpacked}, as no weights do; where you trust it, unpack it "
+            "and save them anew"
+        )
+    return [entry.filename for entry in entries]
 
 
 def read_arrays(path: Path) -> dict[str, Tensor]:
@@ -64,13 +80,19 @@ def read_arrays(path: Path) -> dict[str, Tensor]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
-    except ValueError as error:
+    except Exception as error:  # a damaged zip, stream or array header each has errors of its own
         if "allow_pickle" not in str(error):
-            raise ValueError(f"{path} is damaged ({error}); copy or download it again") from None
+            raise _damaged(path, error) from None
         raise ValueError(
             f"{path} holds Python objects, and reading those would run what they say; where you trust the file, make "
             "plain arrays of its list: numpy.savez(new, *numpy.load(path, allow_pickle=True)['params'])"
         ) from None
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
-        raise ValueError(f"{path} is cut short or damaged ({error}); copy or download it again") from None
-    return tensors_of(arrays)
+    try:
+        return tensors_of(arrays)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return ValueError(f"{path} is cut short or damaged ({reason}); copy or download it again")

@@ -67,8 +67,15 @@ def read_image(path: str | Path) -> Float[Tensor, "3 h w"]:
     and stacks, for sides under 16 pixels, for more than 150 million pixels (before decoding them) and for
     floating-point values that are not in [0, 1].
     """
+    return decode_image(image_content(path), str(path))
+
+
+def image_content(path: str | Path) -> bytes:
+    """The bytes of an image file; `ValueError`, before any is read, where no image that is decoded has so many."""
     path = existing_file(path, "an image")
-    return decode_image(path.read_bytes(), str(path))
+    if (size := path.stat().st_size) > 16 * LARGEST:  # four colours of 32 bits
+        raise ValueError(f"{path} has {size} bytes, too many for an image of the {LARGEST} pixels that are read")
+    return path.read_bytes()
 
 
 def decode_image(data: bytes, name: str) -> Float[Tensor, "3 h w"]:

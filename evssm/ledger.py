@@ -65,8 +65,12 @@ def write_ledger(
 
 
 def _cells(row: Mapping[str, Any], columns: Sequence[str]) -> tuple[str, ...]:
-    """As text that reads back to the same number."""
-    return tuple(value if isinstance(value, str) else repr(value) for value in map(row.__getitem__, columns))
+    """As text that reads back to the same number; `ValueError` for a name of a file that is no text."""
+    cells = tuple(value if isinstance(value, str) else repr(value) for value in map(row.__getitem__, columns))
+    for cell in cells:
+        if any("\ud800" <= letter <= "\udfff" for letter in cell):  # what Python makes of bytes that are no UTF-8
+            raise ValueError(f"{cell!a} is no name in UTF-8, which a table needs; rename the file")
+    return cells
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -109,6 +109,8 @@ def existing_file(path: str | Path, wanted: str) -> Path:
     if path.is_dir():
         raise ValueError(f"{path} is a folder, where {wanted} was asked for; name a file in it")
     if not path.exists():
+        if path.is_symlink():
+            raise FileNotFoundError(f"{path} is a link to {path.readlink()}, which leads to no file; name {wanted}")
         if not path.parent.is_dir():
             raise FileNotFoundError(f"there is no file {path}, and no folder {path.parent}; check the path")
         near = get_close_matches(path.name, sorted(entry.name for entry in path.parent.iterdir()), n=3, cutoff=0.5)
@@ -132,6 +134,10 @@ def kind_of_content(data: bytes) -> str:
         return "a zip archive"
     if data.startswith(b"\x1f\x8b"):
         return "a gzip archive"
+    if data[257:262] == b"ustar":
+        return "a tar archive"
+    if data.startswith(b"\x89HDF\r\n"):
+        return "an HDF5 file"
     if data.startswith(b"\x80") and data[1:2] in b"\x02\x03\x04\x05":
         return "a Python pickle"
     if data.startswith((b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*")) or data[8:12] == b"WEBP":

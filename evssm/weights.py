@@ -9,7 +9,6 @@ import json
 import pickle
 import re
 import warnings
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
@@ -24,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
-from evssm.arrays import holds_arrays, read_arrays
+from evssm.arrays import packed_names, read_arrays
 from evssm.models import MODELS, build
 from evssm.models.description import Recipe, Shapes
 from evssm.naming import entries_read, official_keys
@@ -43,6 +42,9 @@ rest."""
 
 PREFIXES = ("module.", "_orig_mod.")
 """What DataParallel and torch.compile put before every key."""
+
+_DEEPEST = 16
+"""Wrappers and prefixes that come off, one after the other; a dict may hold itself."""
 
 _METADATA = "evssm"
 _FORMAT = 1
@@ -95,6 +97,7 @@ def from_official(name: str, state_dict_or_path: Mapping[str, Any] | str | Path,
         hint = f"these are the keys of {fits}" if fits else "no network here has just these keys and shapes"
         hint = f"without {', '.join(overrides)} it would" if fits == name and overrides else hint
         raise ValueError(f"{what} does not fit {name}: {differences}; {hint}")
+    _demand_finite(state, what)
     net: Any = build(name, **arguments)
     weights = {mine: state[key] for key, mine in keys.items()}
     untrained = _as_initialised(net, weights)
@@ -186,6 +189,7 @@ def load(source: str | Path, *, name: str | None = None, **overrides: Any) -> nn
     state = _cast(state, packed) if packed else state
     if differences := _differences(_laid_out(path, recipe, arguments), state):
         raise ValueError(f"{path} does not fit the {recipe.name} that it describes: {differences}; get it again")
+    _demand_finite(state, str(path))
     if sha256_of(state) != origin.tensors_sha256:
         raise ValueError(f"{path} is damaged: its weights are not those that were saved; copy or download it again")
     net: Any = build(recipe.name, **arguments)
@@ -222,9 +226,10 @@ def _read(path: Path) -> tuple[Any, dict[str, str]]:
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100_000_000:
         return _read_safetensors(path)
     if head.startswith(b"PK\x03\x04"):
-        if holds_arrays(path):
+        names = packed_names(path)
+        if names and all(name.endswith(".npy") for name in names):
             return read_arrays(path), {}
-        _demand_torch_archive(path)
+        _demand_torch_archive(path, names)
     elif not head.startswith(b"\x80"):
         raise ValueError(f"{path} is no checkpoint but {kind_of_content(head)}; give a .pth or .safetensors file")
     return _read_torch(path), {}
@@ -240,13 +245,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from None
 
 
-def _demand_torch_archive(path: Path) -> None:
-    """`ValueError` unless the zip archive is whole and one that `torch.save` wrote."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError):
-        raise ValueError(f"{path} is a checkpoint cut short or damaged; copy or download it again") from None
+def _demand_torch_archive(path: Path, names: list[str]) -> None:
+    """`ValueError` unless a zip archive of these names is one that `torch.save` wrote."""
     if any(name.endswith("/constants.pkl") for name in names):
         raise ValueError(f"{path} is a TorchScript program, not a checkpoint; give the state dict it was made from")
     if not any(name.endswith("/data.pkl") for name in names):
@@ -310,19 +310,22 @@ def _laid_out(path: Path, recipe: Recipe, arguments: dict[str, Any]) -> dict[str
 
 def _unwrapped(entries: Any) -> Any:
     """The state dict inside a training checkpoint, its keys without `PREFIXES`."""
-    if not isinstance(entries, Mapping) or not entries:
-        return entries
-    for key in WRAPPERS:
-        if isinstance(entries.get(key), Mapping):
-            return _unwrapped(entries[key])
-    for prefix in PREFIXES:
-        if all(str(key).startswith(prefix) for key in entries):
-            return _unwrapped({key.removeprefix(prefix): value for key, value in entries.items()})
+    for _ in range(_DEEPEST):
+        if not isinstance(entries, Mapping) or not entries:
+            break
+        wrapped = [entries[key] for key in WRAPPERS if isinstance(entries.get(key), Mapping)]
+        prefixes = [prefix for prefix in PREFIXES if all(str(key).startswith(prefix) for key in entries)]
+        if wrapped:
+            entries = wrapped[0]
+        elif prefixes:
+            entries = {key.removeprefix(prefixes[0]): value for key, value in entries.items()}
+        else:
+            break
     return entries
 
 
 def _tensors(entries: Any, what: str) -> dict[str, Tensor]:
-    """The entries, once they are sure to be dense, finite tensors under names."""
+    """The entries, once they are sure to be dense tensors under names, none larger than the memory that it lies in."""
     if not isinstance(entries, Mapping) or not entries:
         found = "an empty dict" if isinstance(entries, Mapping) else f"a {type(entries).__name__}"
         raise ValueError(
@@ -339,7 +342,11 @@ def _tensors(entries: Any, what: str) -> dict[str, Tensor]:
             "if the weights lie in one of them, give that one"
         )
     state = {key: value.detach() for key, value in entries.items()}
-    _demand_finite(state, what)
+    if repeated := [key for key, value in state.items() if value.nbytes > value.untyped_storage().nbytes()]:
+        raise ValueError(
+            f"{what} has {len(repeated)} entries that repeat the same memory, and may stand for any amount of it: "
+            f"{_examples(repeated)}; save them with .contiguous()"
+        )
     return state
 
 

@@ -1,32 +1,23 @@
 """Files of any content: a reader gives what is in the file, or says in a line that names the file what is wrong.
 
-More inputs: `EVSSM_FUZZ=100000 python -m pytest tests/test_fuzz.py`.
+More inputs: `EVSSM_FUZZ=100000 python -m pytest tests/test_fuzz.py`, and led by what they reach,
+`tests/benchmarks/fuzz.py`.
 """
 
-import io
 import json
 import os
 import pickle
-import warnings
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
-from safetensors.torch import save as serialised
+from readers import READERS, Trap
 
-from analysis.attribution import load_attributions
-from analysis.field import ERF
-from analysis.kept_rows import load_rows
-from evssm import build, load, save
-from evssm.images import decode_image
-from evssm.ledger import Ledger, read_ledger
-from evssm.training.checkpoint import Checkpoint
-from evssm.weights import from_official, to_official
+from evssm.provenance import Provenance
+from evssm.training.recipes import TrainConfig
 
+CORPUS = Path(__file__).parent / "corpus"
 many = settings(max_examples=int(os.environ.get("EVSSM_FUZZ", "60")))
 
 edits = st.lists(
@@ -37,6 +28,10 @@ edits = st.lists(
     ),
     max_size=4,
 )
+
+
+def seeds(kind):
+    return [path.read_bytes() for path in sorted((CORPUS / kind).iterdir())]
 
 
 def edited(data, changes):
@@ -57,85 +52,21 @@ def edited(data, changes):
     return data
 
 
-def images():
-    """A small picture in every format that is read, and in some that are not."""
-    colours = Image.fromarray(np.random.default_rng(0).integers(0, 256, (18, 17, 3), dtype=np.uint8))
-    grey = Image.fromarray(np.random.default_rng(1).integers(0, 2**16, (18, 17), dtype=np.uint16))
-    made = []
-    for picture, kinds in (
-        (colours, ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "ICO")),
-        (grey, ("PNG", "TIFF")),
-    ):
-        for kind in kinds:
-            file = io.BytesIO()
-            picture.save(file, kind)
-            made.append(file.getvalue())
-    return [*made, b"", b"\x89PNG\r\n\x1a\n", b"II*\0", b"GIF89a"]
-
-
-def one_line_about(error, name):
-    assert "\n" not in str(error)
-    assert name in str(error)
+@pytest.mark.parametrize("path", sorted(CORPUS.glob("*/*")), ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_every_seed_is_read_or_refused(path):
+    READERS[path.parent.name](path.read_bytes())
 
 
 @many
-@given(st.sampled_from(images()), edits)
+@given(st.sampled_from(seeds("images")), edits)
 def test_an_image_is_read_whole_or_refused(data, changes):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        try:
-            x = decode_image(edited(data, changes), "odd name.png")
-        except ValueError as error:
-            one_line_about(error, "odd name.png")
-        else:
-            assert x.dtype == torch.float32
-            assert x.shape[0] == 3
-            assert 0 <= float(x.min()) <= float(x.max()) <= 1
-
-
-class Trap:
-    """Runs code where it is unpickled carelessly."""
-
-    sprung = False
-
-    def __reduce__(self):
-        return setattr, (Trap, "sprung", True)
-
-
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory):
-    """Our own weights and official ones in every container, and traps in two of them."""
-    folder = tmp_path_factory.mktemp("checkpoints")
-    torch.manual_seed(0)
-    net = build("nafnet-compact", width=2, encoder_depths=(1,), middle_depth=1, decoder_depths=(1,))
-    state = to_official(net)
-    made = [save(net, folder / "own.safetensors").read_bytes(), serialised(state)]
-    for content in (state, {"params": state, "trap": Trap()}):
-        file = io.BytesIO()
-        torch.save(content, file)
-        made.append(file.getvalue())
-    made += [pickle.dumps({"trap": Trap()}), (10**12).to_bytes(8, "little") + b"{" + bytes(100)]
-    made.append(
-        (40).to_bytes(8, "little")
-        + json.dumps({"a": {"dtype": "F32", "shape": [10**9], "data_offsets": [0, 4]}}).encode()
-    )
-    return folder, made
+    READERS["images"](edited(data, changes))
 
 
 @many
-@given(st.integers(0, 6), edits, st.booleans())
-def test_weights_are_read_whole_or_refused_and_nothing_runs(checkpoints, which, changes, own):
-    folder, made = checkpoints
-    path = folder / "odd name.pth"
-    path.write_bytes(edited(made[which], changes))
-    read = load if own else lambda path: from_official("nafnet-compact", path)
-    try:
-        net = read(path)
-    except ValueError as error:
-        one_line_about(error, "odd name.pth")
-    else:
-        assert all(bool(torch.isfinite(value).all()) for value in net.state_dict().values())
-    assert not Trap.sprung
+@given(st.sampled_from(seeds("checkpoints")), edits)
+def test_weights_are_read_whole_or_refused_and_nothing_runs(data, changes):
+    READERS["checkpoints"](edited(data, changes))
 
 
 def test_the_trap_springs_for_whoever_is_careless():
@@ -144,29 +75,62 @@ def test_the_trap_springs_for_whoever_is_careless():
     Trap.sprung = False
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    """A file of each kind that a run goes on from, and its reader."""
-    folder = tmp_path_factory.mktemp("results")
-    noise = np.random.default_rng(0).random((1, 4, 5))
-    ERF(noise, np.ones(1), noise[0], {"a": 1}).save(folder / "field.npz")
-    Checkpoint({"seed": 0}, 1, {"a": torch.ones(3)}, {}, {}).save(folder / "state.pt")
-    Ledger(folder / "rows.csv", {"data": "a"}, ("name", "psnr")).append({"name": "a", "psnr": 1.0})
-    readers = {
-        "field.npz": (ERF.load, load_rows, load_attributions),
-        "state.pt": (lambda path: Checkpoint.load(path, {"seed": 0}),),
-        "rows.csv": (read_ledger,),
-    }
-    return [(folder, (folder / name).read_bytes(), reader) for name, of_file in readers.items() for reader in of_file]
+def test_a_reader_that_fails_is_noticed(monkeypatch):
+    monkeypatch.setattr("readers.decode_image", lambda data, name: json.loads("{")[0])
+    with pytest.raises(AssertionError, match="Expecting property name"):
+        READERS["images"](b"")
+    monkeypatch.setattr("readers.decode_image", lambda data, name: [][0])
+    with pytest.raises(AssertionError, match="IndexError instead of a refusal"):
+        READERS["images"](b"")
 
 
 @many
-@given(st.integers(0, 4), edits)
-def test_what_a_run_goes_on_from_is_read_or_refused(results, which, changes):
-    folder, data, reader = results[which]
-    path = Path(folder) / "odd name"
-    path.write_bytes(edited(data, changes))
+@given(st.sampled_from(seeds("results")), edits)
+def test_what_a_run_goes_on_from_is_read_or_refused(data, changes):
+    READERS["results"](edited(data, changes))
+
+
+plain = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8))
+nested = st.recursive(plain, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner))
+known = {**TrainConfig().as_dict(), "model": "nafnet", "weights": "trained", "sha256": "", "tensors_sha256": None}
+known |= {"format": 1, "name": "nafnet-compact", "overrides": {"width": 2}, "provenance": {}, "packed": "torch.float32"}
+
+
+def changed(values):
+    """A description of some of the known settings, with other values in place of some."""
+    return {**{key: known[key] for key in values[0]}, **values[1]}
+
+
+keys = st.sampled_from(sorted(known))
+described = st.tuples(st.lists(keys), st.dictionaries(keys | st.text(max_size=4), nested, max_size=4)).map(changed)
+
+
+@many
+@given(
+    st.one_of(
+        st.tuples(st.sampled_from(seeds("settings")), edits).map(lambda one: edited(*one)),
+        st.one_of(described, nested).map(lambda values: json.dumps(values).encode()),
+    )
+)
+def test_settings_are_read_or_refused(data):
+    READERS["settings"](data)
+
+
+@given(st.sampled_from(sorted(TrainConfig().as_dict())), nested)
+def test_a_recipe_has_the_kinds_of_its_defaults_or_is_refused(name, value):
+    default = TrainConfig().as_dict()
+    made, refusal = default, ""
     try:
-        reader(path)
+        made = TrainConfig.from_dict({**default, name: value}).as_dict()
     except ValueError as error:
-        one_line_about(error, "odd name")
+        refusal = str(error)
+    if refusal:
+        assert name in refusal or type(value) is type(default[name])
+    else:
+        assert type(made[name]) is type(default[name])
+        assert made[name] == value or value != value
+
+
+def test_a_provenance_of_other_kinds_is_refused():
+    with pytest.raises(ValueError, match="of the wrong type: steps='many'"):
+        Provenance.from_dict({"model": "a", "weights": "trained", "sha256": "", "steps": "many"})

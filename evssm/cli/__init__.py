@@ -45,6 +45,8 @@ def main() -> None:
         _refuse(
             f"{error.filename}: {error.strerror}; check the path, its permissions and the disk" if named else str(error)
         )
+    except UnicodeEncodeError as error:
+        _refuse(f"{error.object[:200]!a} is no text in UTF-8; rename the file, or set PYTHONUTF8=1 for all names")
     except (ValueError, LookupError) as error:
         _refuse(str(error))
     sys.exit(status or 0)

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from evssm.images import SUFFIXES, decode_image, stored_bits
+from evssm.images import SUFFIXES, decode_image, image_content, stored_bits
 from evssm.provenance import existing_file
 
 READ_SUFFIXES = (*SUFFIXES, ".webp")
@@ -59,7 +59,7 @@ class FilePicture:
             return Ends(start, file.read(_END), size)
 
     def content(self) -> bytes:
-        return existing_file(self.path, "an image").read_bytes()
+        return image_content(self.path)
 
     def read(self) -> Float[Tensor, "3 h w"]:
         """As `evssm.images.read_image`: RGB in [0, 1], 8 and 16 bits exact."""

@@ -28,8 +28,18 @@ class Journal:
 
 
 def read_journal(path: Path) -> list[dict[str, str]]:
-    """The rows of a log, as text; none where there is no file. A last line that was cut short is left out."""
+    """The rows of a log, as text; none where there is no file. A last line that was cut short is left out.
+
+    Raises `ValueError` for any other file.
+    """
     if not path.exists():
         return []
-    text = path.read_text(encoding="utf-8")
-    return list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
+    try:
+        text = path.read_text(encoding="utf-8")
+        columns, *rows = csv.reader(text[: text.rfind("\n") + 1].splitlines())
+        found = [dict(zip(columns, row, strict=True)) for row in rows]
+        if not all(row["step"].isdecimal() for row in found):
+            raise ValueError("a step is no number")
+    except (ValueError, KeyError, csv.Error) as error:
+        raise ValueError(f"{path} is no log of a training ({' '.join(str(error).split())}); remove it") from None
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, get_args
 
 from evssm.loss import Scaling
 
@@ -38,10 +38,10 @@ class TrainConfig:
     checkpoint_every: int = 2_000
 
     def __post_init__(self) -> None:
-        if self.batch % self.accumulate:
-            raise ValueError(f"a batch of {self.batch} does not divide into {self.accumulate} equal parts")
         if min(self.steps, self.batch, self.accumulate, self.validate_every, self.checkpoint_every) < 1:
             raise ValueError("steps, batch, accumulate, validate_every and checkpoint_every are 1 or more")
+        if self.batch % self.accumulate:
+            raise ValueError(f"a batch of {self.batch} does not divide into {self.accumulate} equal parts")
         if self.crop < 16:
             raise ValueError(f"crops of {self.crop} pixels are too small; every network takes 16 or more")
         if not 0 <= self.average < 1:
@@ -53,10 +53,26 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
-        """The inverse of `as_dict`; `ValueError` for unknown settings."""
-        if unknown := sorted(set(values) - {field.name for field in fields(cls)}):
+        """The inverse of `as_dict`; `ValueError` for unknown settings and for values of another kind."""
+        kinds = {field.name: type(field.default) for field in fields(cls)}
+        if unknown := sorted(set(values) - set(kinds)):
             raise ValueError(f"a recipe has no {', '.join(unknown)}")
-        return cls(**{**values, "betas": tuple(values.get("betas", cls.betas))})
+        given = {name: _as_kind(value, kinds[name]) for name, value in values.items()}
+        if wrong := [f"{name}={values[name]!r}" for name, value in given.items() if value is None]:
+            raise ValueError(f"a recipe cannot have {', '.join(wrong)}; `evssm.training.recipes` has the kinds")
+        return cls(**given)
+
+
+def _as_kind(value: Any, kind: type) -> Any:
+    """A value from JSON as a setting whose default is of that kind, `None` where it cannot be one."""
+    if kind is float and type(value) is int and abs(value) < 2**53:
+        return float(value)
+    if kind is tuple:
+        parts = [_as_kind(part, float) for part in value] if isinstance(value, (list, tuple)) else []
+        return tuple(parts) if len(parts) == 2 and None not in parts else None
+    if kind is str:
+        return value if value in get_args(Scaling) else None
+    return value if type(value) is kind else None
 
 
 RECIPES: dict[str, TrainConfig] = {

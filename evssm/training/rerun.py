@@ -48,7 +48,12 @@ def repeated(file: Path, steps: int, *, report: Report | None = None) -> list[di
     made: Provenance | None = net.provenance
     data = None
     if made is not None and made.note and made.seed is not None:
-        config = TrainConfig.from_dict(json.loads(made.note))
+        try:
+            config = TrainConfig.from_dict(json.loads(made.note))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{file} does not say how it was trained ({error}); only what `evssm train` wrote does"
+            ) from None
         data = _data_of(made, config, made.seed)
     if made is None or made.seed is None or data is None:
         described = made.data if made else None
