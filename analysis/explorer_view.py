@@ -318,9 +318,13 @@ class ExplorerView:
         if self.job is not None and not self.job.done:
             self._say("still computing; save when it is done", wrong=True)
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with _no_widgets():
-            files = self.explorer.save(self.folder / (typed or f"{panel.view}_{row}_{column}"), panel)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with _no_widgets():
+                files = self.explorer.save(self.folder / (typed or f"{panel.view}_{row}_{column}"), panel)
+        except (ValueError, OSError) as error:  # nobody sees what is raised on a page
+            self._say(str(error), wrong=True)
+            return
         command = escape(self.explorer.command(files[0].with_suffix(""), panel))
         self.status.value = f"saved {escape(', '.join(map(str, files)))}<br><code>{command}</code>"
 

@@ -66,7 +66,7 @@ class Provenance:
     def from_dict(cls, values: Mapping[str, Any]) -> Provenance:
         """The inverse of `as_dict`; `ValueError` for a field missing, unknown or of the wrong type."""
         types = get_type_hints(cls)
-        unknown = sorted(set(values) - set(types))
+        unknown = sorted(map(repr, set(values) - set(types)))
         missing = [field.name for field in fields(cls) if field.default is MISSING and field.name not in values]
         wrong = [
             f"{name}={value!r}"

@@ -51,7 +51,7 @@ def in_pieces(x: Float[Tensor, "b s ..."], groups: int) -> Pieces:
     piece = piece_steps(x)
     missing = -x.shape[1] % piece
     if missing:
-        x = F.pad(x, (0, 0) * (x.ndim - 2) + (0, missing))
+        x = torch.cat([x, x.new_zeros(len(x), missing, *x.shape[2:])], dim=1)
     if x.ndim == 3:
         return rearrange(x, "b (k t) (g c) -> t b k g 1 c", t=piece, g=groups)
     return rearrange(x, "b (k t) g n -> t b k g n 1", t=piece)

@@ -282,12 +282,15 @@ def _described(path: Path, text: str) -> tuple[Recipe, Provenance, torch.dtype |
         description = json.loads(text)
         if description["format"] != _FORMAT:
             raise ValueError(f"file format {description['format']}, where this version reads {_FORMAT}")
+        if not isinstance(description["name"], str):
+            raise ValueError(f"the network is called {description['name']!r}")
         overrides = {key: _tuples(value) for key, value in description["overrides"].items()}
         packed = {str(kind): kind for kind in _FLOATS}[description["packed"]] if "packed" in description else None
         return Recipe(description["name"], overrides), Provenance.from_dict(description["provenance"]), packed
     except (ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())
         raise ValueError(
-            f"{path} has a description that cannot be read ({error}); update evssm or get it again"
+            f"{path} has a description that cannot be read ({reason}); update evssm or get it again"
         ) from None
 
 

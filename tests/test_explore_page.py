@@ -12,6 +12,7 @@ from pathlib import Path
 from time import sleep
 from urllib.parse import parse_qs, urlsplit
 
+import psutil
 import pytest
 
 pytestmark = pytest.mark.skipif(  # not by importing them: ipympl makes every figure of the process a widget
@@ -57,6 +58,11 @@ class Page:
         body = answer.read().decode("utf-8", "replace")
         connection.close()
         return answer.status, body
+
+    def kernels(self) -> list[psutil.Process]:
+        """The kernels that run, one for each open page."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return [one for one in children if "ipykernel" in " ".join(one.cmdline())]
 
     def close(self) -> None:
         self.process.send_signal(signal.SIGTERM)
@@ -148,6 +154,18 @@ def test_jupyterlab_has_the_explorer_and_asks_for_the_key(tmp_path):
         assert lab.get("/api/terminals", key=True)[0] == 404
     finally:
         lab.close()
+
+
+def test_a_killed_kernel_costs_its_own_page_alone(page):
+    assert page.get("/", key=True)[0] == 200
+    killed = page.kernels()
+    for kernel in killed:
+        kernel.kill()
+    status, body = page.get("/", key=True)
+    assert killed
+    assert status == 200
+    assert "voila_finish" in body
+    assert {kernel.pid for kernel in page.kernels()} - {kernel.pid for kernel in killed}
 
 
 @pytest.mark.browser

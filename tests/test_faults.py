@@ -1,14 +1,18 @@
 """Killed processes, full disks, read-only places, two runs in one folder, clocks that jump: nothing finished is lost,
 nothing half-written is taken for finished, and the next run says what it found."""
 
+import io
 import os
 import resource
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -105,9 +109,60 @@ def writing(folder):
                 file.write(bytes([number % 256]) * 5000)
 
 
+def deblurring(folder, last=0, **options):
+    torch.manual_seed(0)
+    return deblur(Fatal(last), jobs_in(folder), folder / "out" / "deblurred.csv", **options)
+
+
+def jobs_in(folder, size=16):
+    """Three images in `folder/in`, and where their results go."""
+    if not (folder / "in").exists():
+        (folder / "in").mkdir()
+        for number in range(3):
+            write_image(folder / "in" / f"{number}.png", Noise(size)[number].sharp)
+    return [Job(path, folder / "out" / path.name, path.name) for path in sorted((folder / "in").iterdir())]
+
+
+def figures(folder, deadly=False):
+    """`figures/make.py` with two scripts of two files each, the second of which may die between its two."""
+    import make
+
+    def script(name):
+        def made(track):
+            files = [folder / f"{name}.png", folder / f"{name}.json"]
+            for path in files:
+                with written_whole(path) as part:
+                    part.write_text(f"{name}, {path.suffix}")
+                if deadly and name == "second":
+                    os.kill(os.getpid(), 9)
+            return files
+
+        return SimpleNamespace(make=made)
+
+    here = {"ROOT": folder, "HERE": folder, "LATEST": folder / "data" / "made.json", "SCRIPTS": ("first", "second")}
+    others = {"write_report": lambda: (folder / "report.html", False), "_made_from": lambda name: {"of": name}}
+    digests = partial(make.digest_of, root=folder)
+    with patch.multiple(make, import_module=script, digest_of=digests, **here, **others):
+        make.main([])
+
+
+def explored(folder, deadly=False):
+    """Saves two panels of the explorer, as its kernel does when one clicks; it may die in the middle of the second."""
+    from analysis import explorer
+
+    torch.manual_seed(0)
+    net = build("evssm", width=4, depths=(1, 1, 1))
+    one = explorer.Explorer({"noise": lambda: Noise()[0].sharp}, {"net": lambda: net}, view="module")
+    files = one.save(folder / "first")
+    one.choose(query=(3, 4))
+    dying = patch.object(explorer, "write_sidecar", lambda path, facts: os.kill(os.getpid(), 9))
+    with dying if deadly else nullcontext():
+        return [*files, *one.save(folder / "second")]
+
+
 def kill_all(folder):
-    """What each test below finds: four kinds of work, each killed in the middle in a process of its own."""
-    for name in ("training", "scores", "fields", "files"):
+    """What each test below finds: seven kinds of work, each killed in the middle in a process of its own."""
+    for name in ("training", "scores", "fields", "files", "deblurred", "figures", "explorer"):
         (folder / name).mkdir()
     for number in range(5):
         write_image(folder / "fields" / f"{number}.png", Noise()[number].sharp)
@@ -115,6 +170,9 @@ def kill_all(folder):
     in_child(lambda: training(folder / "training", report=kill_at(5)))
     in_child(lambda: scoring(folder / "scores", last=4))
     in_child(lambda: fields(folder / "fields"))
+    in_child(lambda: deblurring(folder / "deblurred", last=4))  # asked twice before, to count the memory that it takes
+    in_child(lambda: figures(folder / "figures", deadly=True))
+    in_child(lambda: explored(folder / "explorer", deadly=True))
     for _ in range(12):
         in_child(lambda: writing(folder / "files"), after=np.random.default_rng().uniform(0.005, 0.05))
 
@@ -170,6 +228,38 @@ def test_fields_that_were_finished_before_a_kill_are_kept(killed, monkeypatch):
     assert all(path.read_bytes() == before for path, before in kept.items())
     ((*paths,),) = found.values()
     assert ERF.joined([ERF.load(path) for (path,) in paths]).per_image.shape == (5, 16, 16)
+
+
+def test_images_that_were_deblurred_before_a_kill_are_kept(killed):
+    out = killed / "deblurred" / "out"
+    kept = (out / "0.png").read_bytes()
+    assert not (out / "1.png").exists()
+    said = []
+    made, failures = deblurring(killed / "deblurred", say=said.append)
+    assert ([path.name for path in made], failures) == (["0.png", "1.png", "2.png"], [])
+    assert f"{out / 'deblurred.csv'} has 1 rows already; what they name is not made again where it is whole" in said
+    assert (out / "0.png").read_bytes() == kept
+
+
+def test_figures_that_were_made_before_a_kill_are_not_made_again_and_half_a_figure_is(killed, capsys):
+    folder = killed / "figures"
+    assert sorted(path.name for path in folder.glob("*.*")) == ["first.json", "first.png", "second.png"]
+    figures(folder)
+    assert capsys.readouterr().err.splitlines() == ["first: nothing changed", "second: making"]
+    assert (folder / "second.json").exists()
+    figures(folder)
+    assert capsys.readouterr().err.splitlines() == ["first: nothing changed", "second: nothing changed"]
+
+
+def test_what_the_explorer_saved_outlives_its_kernel(killed, tmp_path):
+    folder = killed / "explorer"
+    there = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert sorted(there) == ["first.json", "first.pdf", "first.png", "second.pdf", "second.png"]
+    again = [path.name for path in explored(tmp_path)]
+    assert sorted(again) == [*sorted(there)[:3], "second.json", *sorted(there)[3:]]
+    for name in ("first.png", "second.png"):  # pixels: the command inside names the folder
+        one, other = (Image.open(io.BytesIO(data)) for data in (there[name], (tmp_path / name).read_bytes()))
+        assert np.array_equal(np.asarray(one), np.asarray(other))
 
 
 def test_whatever_the_moment_of_a_kill_a_file_has_one_content_and_all_of_it(killed):
@@ -244,10 +334,7 @@ def test_rows_that_did_not_fit_are_no_rows(tmp_path):
 
 
 def test_a_run_on_a_full_disk_goes_on_where_there_is_room_again(tmp_path):
-    (tmp_path / "in").mkdir()
-    for number in range(3):
-        write_image(tmp_path / "in" / f"{number}.png", Noise(200)[number].sharp)
-    jobs = [Job(path, tmp_path / "out" / path.name, path.name) for path in sorted((tmp_path / "in").iterdir())]
+    jobs = jobs_in(tmp_path, size=200)
     torch.manual_seed(0)
     net = Fatal()
     with little_room(), pytest.raises(OSError, match=r"cannot write .*0\.png"):

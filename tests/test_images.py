@@ -44,7 +44,8 @@ def encoded(picture, kind, **settings):
 
 
 def tiff(samples):
-    return cv2.imencode(".tiff", samples)[1].tobytes()
+    plain = (cv2.IMWRITE_TIFF_COMPRESSION, 1)  # OpenCV 4 rounds floating-point colours otherwise (SGILOG)
+    return cv2.imencode(".tiff", samples, plain)[1].tobytes()
 
 
 def levels(depth, shape=SHAPE):

@@ -28,7 +28,7 @@ def test_a_provenance_survives_being_written_as_json_values():
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"weight": "trained"}, "unknown: weight"),
+        ({"weight": "trained"}, "unknown: 'weight'"),
         ({"sha256": ...}, "missing: sha256"),
         ({"steps": "2000"}, "of the wrong type: steps='2000'"),
         ({"steps": True}, "of the wrong type: steps=True"),

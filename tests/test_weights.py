@@ -458,7 +458,7 @@ def test_weights_that_changed_do_not_keep_their_provenance(tmp_path, net):
 @pytest.mark.parametrize(
     ("fields", "complaint"),
     [
-        ({"step": 3}, "unknown: step"),
+        ({"step": 3}, "unknown: 'step'"),
         ({"steps": 3.0}, "of the wrong type: steps=3.0"),
         ({"weights": "untrained", "steps": 3}, "after 3 steps"),
         ({"weights": "good"}, "one of untrained, trained"),

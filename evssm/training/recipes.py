@@ -56,7 +56,7 @@ class TrainConfig:
         """The inverse of `as_dict`; `ValueError` for unknown settings and for values of another kind."""
         kinds = {field.name: type(field.default) for field in fields(cls)}
         if unknown := sorted(set(values) - set(kinds)):
-            raise ValueError(f"a recipe has no {', '.join(unknown)}")
+            raise ValueError(f"a recipe has no {', '.join(map(repr, unknown))}")
         given = {name: _as_kind(value, kinds[name]) for name, value in values.items()}
         if wrong := [f"{name}={values[name]!r}" for name, value in given.items() if value is None]:
             raise ValueError(f"a recipe cannot have {', '.join(wrong)}; `evssm.training.recipes` has the kinds")

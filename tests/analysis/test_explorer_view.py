@@ -192,6 +192,13 @@ def test_a_save_lies_in_the_folder_whatever_name_was_typed(view, tmp_path):
     assert {path.parent for path in tmp_path.rglob("*.json")} == {tmp_path / "out"}
 
 
+def test_a_save_that_fails_is_told_on_the_page(view, tmp_path):
+    (tmp_path / "out").write_text("a file where the folder should be")
+    view.save.click()
+    assert "color:#c62828" in view.status.value
+    assert "File exists" in view.status.value
+
+
 def uploaded(name, content):
     """A file as ipywidgets hands it over."""
     about = {"type": "", "size": len(content), "last_modified": datetime.now(UTC)}

@@ -199,7 +199,7 @@ def test_a_batch_that_cannot_be_divided_is_refused():
 def test_settings_survive_json():
     for config in RECIPES.values():
         assert TrainConfig.from_dict(config.as_dict()) == config
-    with pytest.raises(ValueError, match="no speed"):
+    with pytest.raises(ValueError, match="no 'speed'"):
         TrainConfig.from_dict({"speed": 9})
 
 
