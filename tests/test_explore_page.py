@@ -85,7 +85,8 @@ def test_it_is_given_out_with_its_key_alone(page):
     status, body = page.get("/")
     assert status in (302, 403)
     assert "jupyter-config-data" not in body
-    assert page.get(f"/?token={page.key[:-1]}0")[0] in (302, 403)
+    other = page.key[:-1] + ("1" if page.key.endswith("0") else "0")
+    assert page.get(f"/?token={other}")[0] in (302, 403)
     assert len(page.key) == 48
 
 
