@@ -300,8 +300,10 @@ def _laid_out(path: Path, recipe: Recipe, arguments: dict[str, Any]) -> dict[str
         with torch.device("meta"):
             return build(recipe.name, **arguments).state_dict()
     except Exception as error:
-        if recipe.name not in MODELS or arguments != recipe.overrides:
-            raise  # about a name, or about what the caller asks for
+        if recipe.name not in MODELS:
+            raise ValueError(f"{path} describes a network that this version does not know: {error}") from None
+        if arguments != recipe.overrides:
+            raise  # about what the caller asks for
         cause = str(error).split("\n")[0]
         raise ValueError(
             f"{path} describes a {recipe.name} that cannot be built ({cause}); update evssm or get it again"

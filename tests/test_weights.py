@@ -553,7 +553,7 @@ def without_output(description, state):
     ("change", "complaint"),
     [
         (lambda d, s: {**d, "format": 2}, "file format 2, where this version reads 1"),
-        (lambda d, s: {**d, "name": "evssm3"}, "no network is called 'evssm3'"),
+        (lambda d, s: {**d, "name": "evssm3"}, "a.safetensors describes a network .* no network is called 'evssm3'"),
         (lambda d, s: {**d, "overrides": {"width": 16}}, "does not fit the evssm that it describes: .*missing"),
         (lambda d, s: {**d, "provenance": {}}, "missing: model, weights, sha256"),
         (lambda d, s: [d], "a description that cannot be read"),
