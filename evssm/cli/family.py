@@ -71,16 +71,16 @@ def _rerun(files: dict[str, Path], steps: int) -> None:
     On another processor than the one that trained it digits may differ, and the first loss decides.
     """
     from evssm.training.loop import LOG
-    from evssm.training.rerun import first_difference, first_loss_agrees
+    from evssm.training.rerun import rerun
 
     differing = 0
     with progress() as track:
         for name, file in files.items():
             beside = file.with_suffix(".csv")
             log = beside if beside.exists() else file.with_suffix("") / LOG
-            found = first_difference(file, log, steps, report=partial(advance, track(name)))
+            found, agrees = rerun(file, log, steps, report=partial(advance, track(name)))
             elsewhere = _elsewhere(file) if found else ""
-            fails = found is not None and not (elsewhere and first_loss_agrees(file, log))
+            fails = found is not None and not (elsewhere and agrees)
             note = f" ({elsewhere}: the first loss {'differs' if fails else 'agrees'})" if elsewhere else ""
             typer.echo(f"{name}: {found or f'{steps} steps, every digit as logged'}{note}")
             differing += fails

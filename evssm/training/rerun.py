@@ -1,9 +1,10 @@
 """Whether a training can be repeated: its first steps again, held against the log that lies beside its weights."""
 
 import json
+from math import nan
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 from evssm.provenance import Provenance
 from evssm.training.journal import read_journal
@@ -13,14 +14,30 @@ from evssm.training.run import TrainingData, defocus_data, embedded_data, takes_
 from evssm.weights import load
 
 
-def first_difference(file: Path, log: Path, steps: int, *, report: Report | None = None) -> str | None:
-    """Trains the network in `file` anew for so many steps, as it says itself; `None` where the log is met digit by
-    digit, else the first step that differs, in words.
+class Rerun(NamedTuple):
+    """A training's first steps against their log: the first step that differs, in words, `None` where every digit is
+    met; and whether the first loss agrees to a relative 1e-5.
 
-    On another processor, or with another number of threads, last digits may differ. Raises as `repeated` does.
+    On another processor, or with another number of threads, last digits may differ and training amplifies them: there
+    the first loss is all that has to agree.
+    """
+
+    difference: str | None
+    first_loss_agrees: bool
+
+
+def rerun(file: Path, log: Path, steps: int, *, report: Report | None = None) -> Rerun:
+    """Trains the network in `file` anew for so many steps, as it says itself, and holds that against its log.
+
+    Raises as `repeated` does.
     """
     again = repeated(file, steps, report=report)
     kept = [row for row in read_journal(log) if int(row["step"]) <= steps]
+    was, now = (float(rows[0]["loss"]) if rows else nan for rows in (kept, again))
+    return Rerun(_difference(kept, again), abs(now - was) <= 1e-5 * abs(was))
+
+
+def _difference(kept: list[dict[str, str]], again: list[dict[str, str]]) -> str | None:
     if len(again) != len(kept):
         return f"{len(kept)} steps are logged where {len(again)} are repeated"
     for was, now in zip(kept, again, strict=True):
@@ -28,15 +45,6 @@ def first_difference(file: Path, log: Path, steps: int, *, report: Report | None
             key = next(key for key in was if was[key] != now[key])
             return f"step {was['step']}: {key} was {was[key]} and is {now[key]}"
     return None
-
-
-def first_loss_agrees(file: Path, log: Path) -> bool:
-    """Whether the first step's loss is the logged one to a relative 1e-5: what another processor has to reach too.
-
-    Later steps tell nothing there: training amplifies rounding.
-    """
-    was, now = (float(rows[0]["loss"]) for rows in (read_journal(log), repeated(file, 1)))
-    return abs(now - was) <= 1e-5 * abs(was)
 
 
 def repeated(file: Path, steps: int, *, report: Report | None = None) -> list[dict[str, str]]:

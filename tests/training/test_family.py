@@ -15,7 +15,7 @@ from evssm.images import crop_centre
 from evssm.machine import hardware
 from evssm.models import build
 from evssm.training.recipes import RECIPES
-from evssm.training.rerun import first_difference, first_loss_agrees
+from evssm.training.rerun import rerun
 from evssm.training.run import built_in_data, defocus_data, embedded_data, trained_file
 from evssm.weights import bundled, load, save
 
@@ -36,7 +36,7 @@ def log_of(path):
 
 
 def test_a_training_repeats_digit_by_digit(trained):
-    assert first_difference(trained, log_of(trained), 4) is None
+    assert rerun(trained, log_of(trained), 4).difference is None
 
 
 def test_a_log_that_differs_in_one_digit_is_noticed(trained, tmp_path):
@@ -45,9 +45,10 @@ def test_a_log_that_differs_in_one_digit_is_noticed(trained, tmp_path):
     changed = tmp_path / "log.csv"
     lines[3] = ",".join([step, rate, repr(float(loss) * (1 + 1e-15) + 1e-16), gradient])
     changed.write_text("\n".join(lines) + "\n")
-    assert first_difference(trained, changed, 4).startswith("step 3: loss was")
+    assert rerun(trained, changed, 4).difference.startswith("step 3: loss was")
     changed.write_text("\n".join(lines[:3]) + "\n")
-    assert first_difference(trained, changed, 4) == "2 steps are logged where 4 are repeated"
+    assert rerun(trained, changed, 4).difference == "2 steps are logged where 4 are repeated"
+    assert rerun(trained, tmp_path / "none.csv", 2) == ("0 steps are logged where 2 are repeated", False)
 
 
 @pytest.mark.parametrize("name", ["dpdnet-compact", "dpdnet-dual-pixel-compact"])
@@ -58,7 +59,7 @@ def test_a_training_on_defocus_repeats_and_sees_as_many_views_as_its_network_tak
     assert data.crops[0].blurred.shape[0] == (6 if "dual" in name else 3)
     assert not len(data.validation)
     path = trained_file(name, name, data, config, tmp_path, seed=4)
-    assert first_difference(path, log_of(path), 2) is None
+    assert rerun(path, log_of(path), 2).difference is None
     assert task_of(load(path)) == (DUAL_PIXEL if "dual" in name else DEFOCUS)
 
 
@@ -92,7 +93,7 @@ def test_what_was_trained_on_other_data_cannot_be_repeated(tmp_path):
     path = tmp_path / "net.safetensors"
     save(build(NAME), path, data="something else", steps=5, seed=0)
     with pytest.raises(ValueError, match=r"was trained on something else, which this version cannot repeat"):
-        first_difference(path, path, 2)
+        rerun(path, path, 2)
 
 
 def middles():
@@ -116,7 +117,7 @@ def test_the_table_says_what_was_reached_and_only_what_gained_enough_is_copied(t
     monkeypatch.setattr("analysis.trained_family.LEAST_GAIN", -10.0)
     copied = bundle([one], {NAME: trained}, tmp_path / "out")
     assert [path.name for path in copied] == [f"{NAME}.safetensors", f"{NAME}.csv"]
-    assert first_difference(copied[0], copied[1], 2) is None
+    assert rerun(copied[0], copied[1], 2).difference is None
     with pytest.raises(FileNotFoundError, match="train it again"):
         bundle([one], {NAME: copied[0]}, tmp_path / "more")
 
@@ -200,9 +201,9 @@ def test_bundled_trainings_repeat(name):
     torch.set_num_threads(1)
     log = path.with_suffix(".csv")
     if made.hardware == hardware():
-        assert first_difference(path, log, 50 if name == "evssm-compact-seed1" else 2) is None
+        assert rerun(path, log, 50 if name == "evssm-compact-seed1" else 2).difference is None
     else:
-        assert first_loss_agrees(path, log)
+        assert rerun(path, log, 1).first_loss_agrees
 
 
 def test_the_bundled_files_are_small_together():
