@@ -16,7 +16,7 @@ from typing import Any, no_type_check
 from numba import njit
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 
-SOURCES = ("lane*.py", "fused_*.py", "*_numba.py", "map_memory.py", "tasks.py")
+SOURCES = ("lane*.py", "fused_*.py", "*_numba.py", "map_memory.py", "kernel_tasks.py")
 """The files that kernels, their parts and their constants are written in."""
 
 

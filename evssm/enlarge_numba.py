@@ -9,10 +9,10 @@ from typing import no_type_check
 
 from evssm.compiled import compiled
 from evssm.fused_linear import linear, linear_backward
+from evssm.kernel_tasks import like, share_out
 from evssm.lane_functions import clear, load_lanes, store_lanes
 from evssm.lanes import VECTOR, fill, load, madd, store, width
 from evssm.map_memory import maps_of, readable, row_of, size_of
-from evssm.tasks import like, share_out
 
 
 @compiled

@@ -11,10 +11,10 @@ from typing import NamedTuple, no_type_check
 from evssm.compiled import compiled
 from evssm.fused_ends import Sums, end_of, own_sums, room_for_sums, summed
 from evssm.fused_linear import multiply
+from evssm.kernel_tasks import address_of, like, share_out
 from evssm.lane_functions import clear, gelu, gelu_slope, store_part
 from evssm.lanes import VECTOR, add, fill, load, madd, mul, peek, poke, put, registers, store, take, width
 from evssm.map_memory import Matrix, bring, maps_of, row_of, size_of
-from evssm.tasks import address_of, like, share_out
 
 PLAIN, GELU, GATED = 0, 1, 2  # what follows a depth-wise convolution; GATED: gelu(first half) * second half
 RUN = 8  # neighbouring pixels that are convolved at a time

@@ -5,8 +5,8 @@ from itertools import accumulate
 from typing import NamedTuple, no_type_check
 
 from evssm.compiled import compiled
+from evssm.kernel_tasks import address_of
 from evssm.map_memory import Maps, maps_of, readable
-from evssm.tasks import address_of
 
 
 @no_type_check

@@ -5,10 +5,10 @@ from math import ceil
 from typing import no_type_check
 
 from evssm.compiled import compiled
+from evssm.kernel_tasks import like, share_out
 from evssm.lane_functions import load_part, store_part
 from evssm.lanes import VECTOR, fill, load, madd, peek, put, registers, store, take, width
 from evssm.map_memory import Matrix, as_pixels, below, matrix_of
-from evssm.tasks import like, share_out
 
 PANEL = 256  # pixels that a product works on at a time
 SHEAF = 2048  # pixels of one task of a weight's gradient

@@ -10,10 +10,10 @@ from typing import NamedTuple, no_type_check
 from evssm.compiled import compiled
 from evssm.fused_ends import NO_END, Sums, end_of, own_sums, room_for_sums, summed
 from evssm.fused_linear import multiply
+from evssm.kernel_tasks import like, share_out
 from evssm.lane_functions import clear, gelu, gelu_slope, inverse_root, kept, load_lanes, store_lanes
 from evssm.lanes import VECTOR, add, fill, fold, load, madd, mul, peek, store, sub, width
 from evssm.map_memory import Matrix, as_pixels, below, maps_of, pixels_of
-from evssm.tasks import like, share_out
 
 SPAN = 512  # pixels of one task of the norms
 HERD = 64  # pixels that lie between a norm and the products around it

@@ -4,10 +4,10 @@
 from typing import no_type_check
 
 from evssm.compiled import compiled
+from evssm.kernel_tasks import like, share_out
 from evssm.lane_functions import clear, load_part, store_part
 from evssm.lanes import VECTOR, add, fill, load, madd, mul, store, sub, width
 from evssm.map_memory import bring, maps_of, readable, row_of, size_of
-from evssm.tasks import like, share_out
 
 
 @compiled

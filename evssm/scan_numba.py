@@ -18,6 +18,7 @@ from typing import NamedTuple, no_type_check
 import torch
 
 from evssm.compiled import compiled
+from evssm.kernel_tasks import address_of, like, share_out
 from evssm.lane_functions import clear
 from evssm.lanes import (
     LOG2E,
@@ -41,7 +42,6 @@ from evssm.lanes import (
     take,
     width,
 )
-from evssm.tasks import address_of, like, share_out
 
 CHUNK = 32  # steps between kept states; a chunk's decays and states have to stay in the first cache levels
 BLOCK = 6  # tiles per task at most: more make fewer sums over channels, fewer leave more tasks for threads

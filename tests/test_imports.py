@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 
 ORDER = """
 evssm.shapes evssm.geometry evssm.precision
-evssm.compiled evssm.lanes evssm.lane_functions evssm.tasks evssm.map_memory
+evssm.compiled evssm.lanes evssm.lane_functions evssm.kernel_tasks evssm.map_memory
 evssm.scan_definition evssm.scan_torch evssm.scan_numba evssm.scan_triton evssm.scan_mamba_ssm evssm.scan_choice
 evssm.scan evssm.mamba_ssm evssm.ssd
 evssm.fused_linear evssm.fused_ends evssm.fused_depthwise evssm.fused_norm evssm.fused_patches
