@@ -16,7 +16,7 @@ from analysis import scan_rows
 from analysis.module_rows import Line, Site, as_map, check_level, in_float64, into, within
 from analysis.own_scans import BareScans
 from analysis.scan_branches import Branch, Cell, Mask, Values, step_of
-from analysis.scan_rows import scan_output, with_skip
+from analysis.scan_rows import from_alpha, scan_output, with_skip
 from analysis.scan_tangents import tangent
 from evssm.geometry import D4
 
@@ -63,10 +63,7 @@ def _sent(branch: Branch | BareScans, cell: Cell, level: str) -> tuple[Values, M
     for turn, scan in branch.scans:
         s = step_of(turn, cell, h, w)
         alpha = scan_rows.column(scan, s)
-        if level == "A3":
-            shown = alpha
-        else:
-            shown = with_skip(scan, alpha, s) if level == "A4" else scan_rows.column(scan, s, level)
+        shown = from_alpha(scan_rows.column, scan, s, level, alpha)
         alone, skipless = torch.zeros_like(scan.u), scan._replace(D=torch.zeros_like(scan.D))
         alone[:, s] = scan.u[:, s]
         shared = repeat(alpha, "k l -> (k p) l", p=len(alone) // len(alpha))

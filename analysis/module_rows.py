@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from analysis import scan_rows
 from analysis.own_scans import BareScans
 from analysis.scan_branches import Branch, Cell, Mask, step_of, take_apart
-from analysis.scan_rows import SCAN_LEVELS, Scan, first, scan_output, with_skip
+from analysis.scan_rows import SCAN_LEVELS, Scan, first, from_alpha, scan_output
 from evssm.geometry import D4, IDENTITY
 from evssm.layers import RMSNorm2d
 from evssm.windows import window_origins
@@ -152,10 +152,7 @@ def _gathered(branch: Branch | BareScans, cell: Cell, level: str) -> Part:
     for turn, scan in branch.scans:
         t = step_of(turn, cell, h, w)
         alpha = scan_rows.row(scan, t)
-        if level == "A3":
-            shown = alpha
-        else:
-            shown = with_skip(scan, alpha, t) if level == "A4" else scan_rows.row(scan, t, level)
+        shown = from_alpha(scan_rows.row, scan, t, level, alpha)
         past = first(scan, t + 1)._replace(D=torch.zeros_like(scan.D))
         rebuilt, output = _applied(alpha[:, : t + 1], past), scan_output(past)[:, -1]
         skip = scan.D * scan.u[:, t]

@@ -12,7 +12,7 @@ Axes: `d` channels, `k` decays, each shared by d / k neighbouring channels (as m
 in Mamba-2), `n` states, `g` groups of decays that share B and C, `l` steps.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import log
 from typing import NamedTuple
 
@@ -102,6 +102,15 @@ def with_skip(scan: Scan, line: Float[Tensor, "k l"], t: int) -> Float[Tensor, "
     out = repeat(line, "k l -> (k p) l", p=len(scan.D) // len(line)).clone()
     out[:, t] += scan.D
     return out
+
+
+def from_alpha(
+    line: Callable[[Scan, int, str], Tensor], scan: Scan, step: int, level: str, alpha: Float[Tensor, "k l"]
+) -> Float[Tensor, "_ l"]:
+    """`line(scan, step, level)`, of `row` or `column`, where that of level "A3" is there already: `alpha`."""
+    if level == "A3":
+        return alpha
+    return with_skip(scan, alpha, step) if level == "A4" else line(scan, step, level)
 
 
 def scan_output(scan: Scan, u: Float[Tensor, "d l"] | None = None) -> Float[Tensor, "d l"]:

@@ -127,9 +127,8 @@ def family_page(members: Sequence[Reached]) -> str:
 
 def by_task(members: Sequence[Reached]) -> dict[str, list[Reached]]:
     """The networks of each task, under its title."""
-    return {
-        title: [one for one in members if one.task.title == title] for title in {one.task.title: 0 for one in members}
-    }
+    titles = dict.fromkeys(one.task.title for one in members)
+    return {title: [one for one in members if one.task.title == title] for title in titles}
 
 
 def family_table(members: Sequence[Reached], decided: Mapping[str, str]) -> str:

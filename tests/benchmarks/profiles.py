@@ -1,7 +1,7 @@
 """Where the time goes inside a forward pass, a receptive field and a training step: writes `analysis/PROFILES.md`.
 
 python tests/benchmarks/profiles.py            # a minute on a quiet machine
-python tests/benchmarks/profiles.py --small --out /tmp/trial.md
+python tests/benchmarks/profiles.py --small --out trial.md
 """
 
 import argparse
