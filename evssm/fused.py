@@ -24,8 +24,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
-from evssm.precision import without_autocast
-from evssm.scan_definition import computing_dtype
+from evssm.precision import computing_dtype, without_autocast
 from evssm.shapes import Image, Map
 
 Activation = Literal["none", "gelu", "gated gelu"]

@@ -136,11 +136,6 @@ def initialise_convolutions(net: nn.Module, draw: Callable[[Tensor], object]) ->
                 nn.init.zeros_(module.bias)
 
 
-def at_least_float32(x: Tensor) -> Tensor:
-    """`x` in float32, or in float64 where it is float64: for sums that half precision would spoil."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
 def inverse_softplus_of_log_uniform(*shape: int) -> Tensor:
     """Biases whose softplus is log-uniform in [1e-3, 1e-1], where Mamba starts its steps (Gu & Dao 2023, Sec. 3.6)."""
     step = torch.empty(shape).uniform_(log(1e-3), log(1e-1)).exp().clamp(min=1e-4)

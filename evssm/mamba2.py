@@ -8,7 +8,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from evssm.layers import at_least_float32, inverse_softplus_of_log_uniform
+from evssm.layers import inverse_softplus_of_log_uniform
+from evssm.precision import at_least_float32
 from evssm.shapes import Image
 from evssm.ssd import ssd_scan
 from evssm.windows import in_windows

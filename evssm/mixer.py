@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from evssm.fused import depthwise
 from evssm.geometry import D4, IDENTITY
-from evssm.layers import LayerNorm2d, at_least_float32, inverse_softplus_of_log_uniform
+from evssm.layers import LayerNorm2d, inverse_softplus_of_log_uniform
+from evssm.precision import at_least_float32
 from evssm.scan_selected import scan_selected, select
 from evssm.shapes import Image
 from evssm.windows import in_windows

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.utils.flop_counter import register_flop_formula
 
-from evssm.precision import without_autocast
+from evssm.precision import computing_dtype, without_autocast
 from evssm.scan_choice import backend_module, chosen
 from evssm.scan_choice import scan_backends as scan_backends
 from evssm.scan_choice import scanning_with as scanning_with
-from evssm.scan_definition import Grouped, computing_dtype, selective_scan_definition
+from evssm.scan_definition import Grouped, selective_scan_definition
 
 OPERATORS = torch.library.Library("evssm", "FRAGMENT")
 TENSORS = "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? bias"

@@ -6,17 +6,10 @@ from einops import einsum, rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
+from evssm.precision import computing_dtype
+
 Grouped = Float[Tensor, "b n l"] | Float[Tensor, "b g n l"]
 """One row of n numbers per step, shared by all d channels, or by the d / g channels of each group."""
-
-
-def computing_dtype(*tensors: Tensor | None) -> torch.dtype:
-    """The dtype that a scan of these tensors computes in: their common one, but at least float32."""
-    dtype = torch.float32
-    for tensor in tensors:
-        if tensor is not None:
-            dtype = torch.promote_types(dtype, tensor.dtype)
-    return dtype
 
 
 def per_channel(x: Grouped, channels: int) -> Float[Tensor, "b d n l"]:

@@ -12,7 +12,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from evssm.fused import DEPTHWISE, DEPTHWISE_BACKWARD, LINEAR, LINEAR_BACKWARD, depthwise, linear, served
-from evssm.layers import at_least_float32
+from evssm.precision import at_least_float32
 from evssm.scan import SCAN, SCAN_BACKWARD, selective_scan
 from evssm.scan_choice import preferred
 from evssm.shapes import Image

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from evssm.fused import PATCH as PATCH
 from evssm.fused import filter_patches
-from evssm.layers import at_least_float32
-from evssm.precision import without_autocast
+from evssm.precision import at_least_float32, without_autocast
 from evssm.shapes import Image
 
 

@@ -13,8 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from evssm.precision import without_autocast
-from evssm.scan_definition import computing_dtype
+from evssm.precision import computing_dtype, without_autocast
 
 CHUNK = 32
 """Steps that one matrix mixes; on a CPU at or near the fastest, for heads of 12 as of 64 channels."""

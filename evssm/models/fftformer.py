@@ -11,9 +11,10 @@ import torch
 from einops import rearrange
 from torch import nn
 
-from evssm.layers import LayerNorm2d, Resize, at_least_float32, gated_gelu, pad_to_multiple, pointwise
+from evssm.layers import LayerNorm2d, Resize, gated_gelu, pad_to_multiple, pointwise
 from evssm.models.description import Naming, Shapes
 from evssm.models.stages import Stage
+from evssm.precision import at_least_float32
 from evssm.shapes import Image
 from evssm.spectral import PATCH, PatchSpectrum
 

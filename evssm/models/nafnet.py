@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from evssm.layers import LayerNorm2d, at_least_float32, pad_to_multiple
+from evssm.layers import LayerNorm2d, pad_to_multiple
 from evssm.models.description import Naming, Shapes
 from evssm.models.stages import Stage
+from evssm.precision import at_least_float32
 from evssm.shapes import Image
 
 Window = tuple[int, int]

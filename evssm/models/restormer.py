@@ -13,9 +13,10 @@ from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from evssm.layers import LayerNorm2d, at_least_float32, gated_gelu, pad_to_multiple, pointwise
+from evssm.layers import LayerNorm2d, gated_gelu, pad_to_multiple, pointwise
 from evssm.models.description import Naming, Shapes
 from evssm.models.stages import Stage
+from evssm.precision import at_least_float32
 from evssm.shapes import Image
 
 USUAL_EXPANSION = 2.66
