@@ -1,7 +1,10 @@
 """The set-up files agree with each other: pyproject.toml is the one place where dependencies are written."""
 
+import ast
 import re
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import yaml
@@ -66,3 +69,34 @@ def test_the_top_level_holds_what_the_readme_maps_and_no_more():
         *("evssm", "analysis", "notebooks", "figures", "tests"),
         *("environment.yml", "pyproject.toml", "constraints.txt", "Makefile", "README.md", "LICENSE"),
     }
+
+
+COMES_ALONG = {
+    "llvmlite": "numba",
+    "dask": "distributed",
+    "IPython": "ipywidgets",
+    "tornado": "jupyterlab",
+    "markupsafe": "jinja2",
+}
+COMES_ALONG |= {"nbformat": "jupyterlab", "traitlets": "jupyterlab", "jupyter_server": "jupyterlab"}
+"""Imported packages that belong to a declared one."""
+
+
+def test_whatever_is_imported_is_declared():
+    needs = [*PROJECT["dependencies"], *(need for extra in PROJECT["optional-dependencies"].values() for need in extra)]
+    declared = {re.match(r"[\w-]+", need)[0].lower() for need in needs}
+    ours = {"evssm", "analysis", *(path.stem for path in (ROOT / "figures").glob("*.py"))}
+    known = packages_distributions()
+    for package in ("evssm", "analysis", "figures"):
+        for path in (ROOT / package).rglob("*.py"):
+            for name in imported(path) - ours - set(sys.stdlib_module_names) - {"mamba_ssm"}:  # which needs CUDA
+                names = {COMES_ALONG.get(name, name).replace("_", "-"), *known.get(name, ())}
+                assert declared & {one.lower() for one in names}, f"{path} imports {name}"
+
+
+def imported(path):
+    """The packages that a file imports anywhere in it."""
+    nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
+    found = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    found += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level]
+    return {name.split(".")[0] for name in found}

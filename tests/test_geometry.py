@@ -33,6 +33,8 @@ def test_points_follow_their_pixels(g):
     assert torch.equal(turned[where[:, 0], where[:, 1]], torch.arange(h * w))
     for r, c in product(range(h), range(w)):
         assert g.points((r, c), h, w) == tuple(where[r * w + c].tolist())
+    assert torch.equal(g.points(where.reshape(h, w, 2), h, w), g.points(where, h, w).reshape(h, w, 2))
+    assert torch.equal(g.points(where[7], h, w), g.points(where, h, w)[7])
     assert g.inverse.points(g.points((1.5, 0.25), h, w), *g.size(h, w)) == (1.5, 0.25)
 
 
