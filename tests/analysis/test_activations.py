@@ -37,6 +37,14 @@ def hooks_of(net):
     return [hook for m in net.modules() for hook in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())]
 
 
+def test_the_check_is_the_relative_error_and_zeros_count_whole():
+    row = scan_row(tiny(depths=(1, 1, 1)), an_image(16, 16), (8, 8), "encoder.0.0.mixer")
+    rebuilt = np.array([3.0, 4.0])
+    assert replace(row, rebuilt=rebuilt, output=np.array([6.0, 8.0])).check() == 0.5
+    assert replace(row, rebuilt=rebuilt, output=np.zeros(2)).check() == 5
+    assert replace(row, map=np.zeros_like(row.map)).share_inside() == 1
+
+
 @pytest.mark.parametrize("name", ["evssm", "evssm-four-direction", "evssm-no-geot"])
 def test_rows_lie_as_the_image_lies_in_all_frames(name):
     """The same row from the explicit matrix, its steps carried to pixels by turning the pixels' numbers."""
