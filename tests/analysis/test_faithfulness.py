@@ -74,7 +74,9 @@ def test_a_true_map_is_shown_and_the_same_map_shuffled_or_turned_around_is_not()
     assert true.verdict("random").word == "shown"
     assert true.word == "shown, beyond distance"
     backwards = faithfulness(net, images, queries, 1 / field, **options)
-    assert backwards.verdict("nearest").word != "shown"
+    # Backwards the map is nearest-first order but for its own noise: nearly a tie, and an interval over six images
+    # is on one side of zero by chance now and then. So the size is asked about, not the word.
+    assert abs(backwards.gain("nearest")) < 0.25 * true.gain("nearest")
     assert backwards.verdict("random").word == "contradicted"
     # A shuffled map is a draw of chance itself; six of them reached half the true gain now and then.
     shuffled = [generator.permuted(field.ravel()).reshape(H, W) for _ in range(24)]
