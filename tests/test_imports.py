@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 ORDER = """
-evssm.shapes evssm.geometry evssm.precision
+evssm.shapes evssm.geometry evssm.heap evssm.precision
 evssm.compiled evssm.lanes evssm.lane_functions evssm.kernel_tasks evssm.map_memory
 evssm.scan_definition evssm.scan_torch evssm.scan_numba evssm.scan_triton evssm.scan_mamba_ssm evssm.scan_choice
 evssm.scan evssm.mamba_ssm evssm.ssd
