@@ -224,6 +224,17 @@ class Explorer:
                     progress(done, total)
         return found
 
+    def rows_of(
+        self, queries: Sequence[tuple[int, int]], panel: Panel | None = None
+    ) -> dict[str, dict[str, list[ScanRow]]]:
+        """What `rows` answers to each of the queries in place of the panel's, made together and not kept."""
+        panel = panel or self.panel
+        with self._listening:
+            return {
+                name: trace.rows_of(queries, level=panel.level, keep_channels=False)
+                for name, trace in self._tracing(panel).items()
+            }
+
     def focus(self, panel: Panel | None = None) -> dict[str, ScanRow]:
         """The query's row in the module of the panel, or in the last where it names none, of every network with it."""
         panel = panel or self.panel

@@ -6,6 +6,7 @@ from base64 import b64encode
 from dataclasses import replace
 from html import escape
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,7 @@ def write_page(
     panel = explorer.panel
     h, w = explorer.image(panel).shape[-2:]
     queries = grid_pixels(h, w, *grid)
-    networks: dict[str, dict[str, Any]] = {name: {"name": name, "tiles": {}} for name in panel.networks}
-    for done, query in enumerate(queries, start=1):
-        _add(explorer, replace(panel, query=query), networks)
-        if progress is not None:
-            progress(done, len(queries))
+    networks = _tiles(explorer, panel, queries, progress)
     shown = [{**network, "tiles": list(network["tiles"].values())} for network in networks.values()]
     told = {
         "title": f"Explorer: {', '.join(panel.networks)} on {panel.image}",
@@ -78,21 +75,33 @@ def grid_pixels(h: int, w: int, rows: int, columns: int) -> list[tuple[int, int]
     ]
 
 
-def _add(explorer: Explorer, panel: Panel, networks: dict[str, dict[str, Any]]) -> None:
-    """One pixel's maps to the tiles of each network: its receptive field first."""
-    fields = explorer.answer(replace(panel, view="field"))
+def _tiles(
+    explorer: Explorer, panel: Panel, queries: list[tuple[int, int]], progress: Progress | None
+) -> dict[str, dict[str, Any]]:
+    """What the page shows of each network: its tiles, the receptive field first, with the maps of all pixels."""
+    networks: dict[str, dict[str, Any]] = {name: {"name": name, "tiles": {}} for name in panel.networks}
+    for done, query in enumerate(queries, start=1):
+        fields = explorer.answer(replace(panel, view="field", query=query))
+        for name, network in networks.items():
+            network["untrained"] = fields[name].untrained
+            _add(network, "receptive field", *_field(fields[name], query))
+        if progress is not None:
+            progress(done, len(queries))
     try:
-        rows = explorer.rows(panel)
+        rows = explorer.rows_of(queries, panel)
     except LookupError:  # none of them scans; they have fields all the same
         rows = {}
-    for name, network in networks.items():
-        network["untrained"] = fields[name].untrained
-        found = [("receptive field", *_field(fields[name], panel.query))]
-        found += [(_title(row), *_row(row)) for row in rows.get(name, {}).values()]
-        for title, picture, note in found:
-            tile = network["tiles"].setdefault(title, {"name": title, "maps": [], "notes": []})
-            tile["maps"].append(picture)
-            tile["notes"].append(note)
+    for name, of_stages in rows.items():
+        for row in chain.from_iterable(of_stages.values()):
+            _add(networks[name], _title(row), *_row(row))
+    return networks
+
+
+def _add(network: dict[str, Any], title: str, picture: str, note: str) -> None:
+    """One pixel's map to the tile of this title."""
+    tile = network["tiles"].setdefault(title, {"name": title, "maps": [], "notes": []})
+    tile["maps"].append(picture)
+    tile["notes"].append(note)
 
 
 def _title(row: ScanRow) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from analysis import scan_rows
 from analysis.own_scans import BareScans
 from analysis.scan_branches import Branch, Cell, Mask, step_of, take_apart
-from analysis.scan_rows import SCAN_LEVELS, Scan, first, from_alpha, scan_output
+from analysis.scan_rows import SCAN_LEVELS, Scan, first, from_alpha, scan_output, without_skip
 from evssm.geometry import D4, IDENTITY
 from evssm.layers import RMSNorm2d
 from evssm.windows import window_origins
@@ -48,6 +48,8 @@ class Site:
     window: int | None = None
     bare: BareScans | None = None
     """The scans themselves, where nothing is known of the module around them; of `x` then only the size counts."""
+    held: dict[tuple[int, ...], Branch | BareScans] | None = None
+    """What is scanned in each window, once it was asked for; `None` where it is made anew for every question."""
 
     def windows(self) -> list[Window]:
         """The windows that the mixer sees the map in."""
@@ -75,12 +77,29 @@ class Site:
         """The windows that hold a pixel."""
         return [w for w in self.windows() if all(s.start <= at < s.stop for at, s in zip(cell, w, strict=True))]
 
+    def holding(self) -> "Site":
+        """The same call for many questions: windows are taken apart once, which takes many times the map's memory."""
+        return replace(self, held={})
+
     def scanned(self, window: Window) -> Branch | BareScans:
         """What is scanned in one window."""
-        return self.branch(window) if self.bare is None else self.bare
+        if self.held is None:
+            return self._taken_apart(window)
+        place = tuple(edge for side in window for edge in (side.start, side.stop))
+        if place not in self.held:
+            self.held[place] = self._taken_apart(window)
+            self.held[place].hold()
+        return self.held[place]
 
     def branch(self, window: Window) -> Branch:
         """The mixer taken apart for one window."""
+        branch = self.scanned(window)
+        assert not isinstance(branch, BareScans), f"of {self.name} only the scan is known"
+        return branch
+
+    def _taken_apart(self, window: Window) -> Branch | BareScans:
+        if self.bare is not None:
+            return self.bare
         return take_apart(self.mixer, self.entering(self.x[(..., *window)]))
 
     def entering(self, x: Float[Tensor, "1 c h w"]) -> Float[Tensor, "1 c h w"]:
@@ -123,11 +142,11 @@ def module_row(site: Site, cell: Cell, level: str, *, residual: bool = True) -> 
     total, support = None, torch.zeros(site.x.shape[-2:], dtype=torch.bool)
     for window in site.around(cell):
         place = within(cell, window)
+        branch = site.scanned(window)
         if level == "A5":
-            branch: Branch | BareScans = site.branch(window)
-            part = _gated(site.branch(window), place)
+            assert not isinstance(branch, BareScans)  # `check_level` has seen to it
+            part = _gated(branch, place)
         else:
-            branch = site.scanned(window)
             part = _gathered(branch, place, level)
         support[window] |= branch.reach(part.seen, level)
         emphasis = branch.emphasis(place, level) if emphasis is None else emphasis
@@ -148,13 +167,14 @@ def check_level(site: Site, level: str) -> None:
 
 def _gathered(branch: Branch | BareScans, cell: Cell, level: str) -> Part:
     """A row of the sum of all directions, over the scan's input; checked at level A3, whatever is shown."""
-    parts, (h, w) = [], branch.size
-    for turn, scan in branch.scans:
+    parts, (h, w), answers = [], branch.size, branch.answers
+    for number, (turn, scan) in enumerate(branch.scans):
         t = step_of(turn, cell, h, w)
         alpha = scan_rows.row(scan, t)
         shown = from_alpha(scan_rows.row, scan, t, level, alpha)
-        past = first(scan, t + 1)._replace(D=torch.zeros_like(scan.D))
-        rebuilt, output = _applied(alpha[:, : t + 1], past), scan_output(past)[:, -1]
+        past = without_skip(first(scan, t + 1))
+        rebuilt = _applied(alpha[:, : t + 1], past)
+        output = scan_output(past)[:, -1] if answers is None else answers[number][:, t]
         skip = scan.D * scan.u[:, t]
         parts.append(Part(as_map(shown, turn, h, w), [_seen(turn, cell, h, w)], rebuilt, output, skip))
         del scan, past  # before the next direction's are made
@@ -245,7 +265,7 @@ def _both_ways(site: Site, around: list[Window], cell: Cell, residual: bool, dir
 def in_float64(site: Site) -> Site:
     """The same call in double precision, for differences."""
     norm = None if site.norm is None else deepcopy(site.norm).double()
-    return replace(site, mixer=deepcopy(site.mixer).double(), norm=norm, x=site.x.double())
+    return replace(site, mixer=deepcopy(site.mixer).double(), norm=norm, x=site.x.double(), held=None)
 
 
 def _merged(parts: list[Part]) -> Part:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from math import ceil
 from typing import Any
 
@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from analysis.scan_rows import Scan
+from analysis.scan_rows import Scan, scan_output, without_skip
 from evssm.geometry import D4, IDENTITY
 from evssm.hooks import matching
 from evssm.mamba_ssm import selective_scan_fn
@@ -55,6 +55,14 @@ class BareScans:
     size: tuple[int, int]
     directions: tuple[D4, ...]
     scans: Sequence[tuple[D4, Scan]]
+
+    def hold(self) -> None:
+        """Nothing to do: its scans are held anyway."""
+
+    @cached_property
+    def answers(self) -> list[Tensor]:
+        """What each scan answers without its skip."""
+        return [scan_output(without_skip(scan)) for _, scan in self.scans]
 
     def emphasis(self, cell: tuple[int, int], level: str) -> None:
         """What weighs the channels afterwards is not known."""

@@ -17,7 +17,7 @@ from einops import einsum, rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from analysis.scan_rows import Scan
+from analysis.scan_rows import Scan, scan_output, without_skip
 from analysis.scan_tangents import Nudge
 from evssm.geometry import D4, IDENTITY
 from evssm.mamba2 import Mamba2
@@ -29,7 +29,32 @@ Mask = Bool[Tensor, "h w"]
 Cell = tuple[int, int]
 
 
-class SS2DBranch:
+class TakenApart:
+    """The scans of one window, made anew whenever they are asked for, since together they take many times the memory of
+    the map; or held, for many questions."""
+
+    _held: list[tuple[D4, Scan]] | None = None
+
+    @property
+    def scans(self) -> Iterator[tuple[D4, Scan]]:
+        """Each direction's turn and its scan over the turned map, whose sum in the mixer's frame is y."""
+        return self.each_scan() if self._held is None else iter(self._held)
+
+    def each_scan(self) -> Iterator[tuple[D4, Scan]]:
+        """The scans, made one by one."""
+        raise NotImplementedError
+
+    def hold(self) -> None:
+        """Holds the scans from now on, each channel's steps side by side, as rows and columns read them."""
+        self._held = [(turn, Scan(*(part.contiguous() for part in scan))) for turn, scan in self.scans]
+
+    @cached_property
+    def answers(self) -> list[Tensor] | None:
+        """What each scan answers without its skip; `None` where scans are not held."""
+        return None if self._held is None else [scan_output(without_skip(scan)) for _, scan in self._held]
+
+
+class SS2DBranch(TakenApart):
     """One window of one image, `x`, on its way through EVSSM's mixer, which scans it in one direction or several.
 
     `size` are its rows and columns; `directions` the turns under which it is scanned.
@@ -39,12 +64,7 @@ class SS2DBranch:
         self._mixer, self._x = mixer, x
         self.size, self.directions = (x.shape[-2], x.shape[-1]), mixer.directions
 
-    @property
-    def scans(self) -> Iterator[tuple[D4, Scan]]:
-        """Each direction's turn and its scan over the turned map, whose sum in the mixer's frame is y.
-
-        They are made one by one, anew each time, since together they take many times the memory of the map.
-        """
+    def each_scan(self) -> Iterator[tuple[D4, Scan]]:
         for turn, inputs in zip(self.directions, self._mixer.each_scan(self._x), strict=True):
             yield turn, Scan.of(inputs)
             del inputs
@@ -186,15 +206,14 @@ class SS2DBranch:
         return dilated(mask.reshape(1, -1), 1, kernel[0]).reshape(mask.shape)
 
 
-class Mamba2Branch:
+class Mamba2Branch(TakenApart):
     """What `SS2DBranch` is, of the Mamba-2 block, whose sequence is the map row by row."""
 
     def __init__(self, mixer: Mamba2, x: Float[Tensor, "1 c h w"]) -> None:
         self._mixer, self._x = mixer, x
         self.size, self.directions = (x.shape[-2], x.shape[-1]), (IDENTITY,)
 
-    @property
-    def scans(self) -> Iterator[tuple[D4, Scan]]:
+    def each_scan(self) -> Iterator[tuple[D4, Scan]]:
         yield IDENTITY, Scan.of(self._mixer.scan_inputs(self._x))
 
     @cached_property

@@ -126,6 +126,11 @@ def scan_output(scan: Scan, u: Float[Tensor, "d l"] | None = None) -> Float[Tens
     return selective_scan(u[None], delta[None], A, scan.B[None], scan.C[None], scan.D)[0]
 
 
+def without_skip(scan: Scan) -> Scan:
+    """The scan with D = 0."""
+    return scan._replace(D=torch.zeros_like(scan.D))
+
+
 def first(scan: Scan, steps: int) -> Scan:
     """The scan of the first so many steps alone; their outputs are the same, for a scan looks only back."""
     u, delta, B, C = (x[..., :steps] for x in (scan.u, scan.delta, scan.B, scan.C))
@@ -184,7 +189,7 @@ def _mixed(
     total = weight.new_zeros(gap.shape)
     # Powers of two, since MKL's exp takes ten to thirty times as long where its result is near zero.
     exponent = A.double() / log(2)
-    for n, of_state in enumerate(weight.unbind(dim=1)):
+    for n, of_state in enumerate(weight.contiguous().unbind(dim=1)):  # B and C lie step by step, as a map's channels
         decay = (exponent[:, n, None] * gap).to(weight.dtype).exp2_()
         decay.unflatten(0, (-1, per_group)).mul_(of_state[:, None])
         total += decay

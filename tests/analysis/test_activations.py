@@ -17,6 +17,7 @@ from evssm.geometry import IDENTITY
 from evssm.hooks import edit
 from evssm.images import crop_centre
 from evssm.mamba2 import Mamba2
+from evssm.mixer import SS2D
 from evssm.models import build
 from evssm.photographs import photograph
 
@@ -315,3 +316,37 @@ def test_what_cannot_be_answered_is_said_in_one_line(error, part, ask):
 def test_scanning_stages_come_in_the_order_of_the_forward_pass():
     names = [stage.name for stage in scanning_stages(build("evssm-compact"), ["decoder.*", "encoder.2.1"])]
     assert names == ["encoder.2.1.mixer", *(f"decoder.{i}.{j}.mixer" for i in range(3) for j in range(2))]
+
+
+@pytest.mark.parametrize("name", ["evssm", "evssm-four-direction", "evssm2"])
+@pytest.mark.parametrize("kind", ["row", "column"])
+def test_many_queries_together_are_answered_as_each_of_them_alone(name, kind):
+    other = {"mixer": small_mamba2} if name == "evssm2" else {"local": (8, 8, 8)}
+    cache = ScanCache(tiny(name, depths=(2, 1, 1), **other), an_image(16, 16), "encoder.0.*")
+    queries, told = [(0, 0), (7, 9), "centre"], []
+    for level in LEVELS:
+        options = {"level": level, "kind": kind, "reduction": "signed"}
+        told.clear()
+        together = cache.rows_of(queries, progress=lambda *at: told.append(at), **options)
+        assert list(together) == cache.names
+        assert told[-1] == (len(cache.names), len(cache.names))
+        for stage, rows in together.items():
+            assert len(rows) == len(queries)
+            for query, row in zip(queries, rows, strict=True):
+                alone = cache.row(query, stage, **options)
+                np.testing.assert_allclose(row.per_channel, alone.per_channel, rtol=1e-12, atol=1e-14)
+                assert np.array_equal(row.support, alone.support)
+                assert row.provenance == alone.provenance
+                assert row.check() < 1e-5 if level == "A7" else row.check() < 1e-9
+    (chosen,) = cache.rows_of(queries[:1], cache.names[0])
+    assert chosen == cache.names[0]
+
+
+def test_many_queries_of_one_stage_take_its_scans_apart_once(monkeypatch):
+    cache, made = ScanCache(tiny(depths=(1, 1, 1)), an_image(16, 24)), []
+    own = SS2D.each_scan
+    monkeypatch.setattr(SS2D, "each_scan", lambda self, x: made.append(self) or own(self, x))
+    cache.rows_of([(0, 0), (5, 6), (7, 8)], cache.names[:2])
+    assert len(made) == 2
+    cache.rows((0, 0))
+    assert len(made) == 2 + len(cache.names)

@@ -1,4 +1,5 @@
-"""A row of a scan's implicit attention, as activation maps take it, against the whole matrix written out."""
+"""A row of a scan's implicit attention, as activation maps take it, against the whole matrix written out; and the rows
+of many pixels in all modules of a network, together and one by one."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -8,7 +9,10 @@ from compare import FLOOR, OURS, Row, in_turn
 from floor import STATES, Rates
 from torch import Tensor
 
+from analysis.activations import ScanCache
+from analysis.explorer_page import grid_pixels
 from analysis.scan_rows import Scan, row
+from evssm.models import build
 
 CHANNELS = 96
 
@@ -41,3 +45,15 @@ def rows(rounds: int, rates: Rates, small: bool) -> Iterator[Row]:
         for who, times in in_turn(contenders, rounds).items():
             yield Row("rows", "the last row", l, who, tuple(times))
         yield Row("rows", "the last row", l, FLOOR, (CHANNELS * l * STATES / rates.exponentials,))
+    yield from of_many_pixels(rounds, 32 if small else 128)
+
+
+def of_many_pixels(rounds: int, side: int) -> Iterator[Row]:
+    cache = ScanCache(build("evssm-compact"), torch.rand(3, side, side))
+    pixels = grid_pixels(side, side, 4, 4)
+    contenders = {
+        OURS: lambda: cache.rows_of(pixels, keep_channels=False),
+        "one by one": lambda: [cache.rows(pixel, keep_channels=False) for pixel in pixels],
+    }
+    for who, times in in_turn(contenders, rounds).items():
+        yield Row("rows", f"{len(pixels)} pixels, {len(cache.names)} modules of evssm-compact", side, who, tuple(times))
