@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import torch
 from compare import HERE
-from network import CASES, SMALL, WORK, released
+from floor import measured
+from network import CASES, SMALL, WORK, least, released
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -26,7 +27,8 @@ Written by `python tests/benchmarks/profiles.py`: torch.profiler on one thread, 
 of operators that it calls), the mean of {steps} repetitions after one for warm-up. Shares travel between machines, the
 seconds do not. Operators `evssm::*` are our kernels, each several steps of the network in one, so that one of them
 stands for many of PyTorch's. "Before" is the same network in the released layout (`tests/released_layout.py`) with our
-scan.
+scan. The floor is what the multiplications, exponentials and softplus alone take on this machine at its best
+(`tests/benchmarks/floor.py`); no network gets there.
 
 Measured on {machine}; torch {torch}, commit {commit}.
 """
@@ -45,23 +47,35 @@ class Share(NamedTuple):
     calls: float
 
 
-def profiled(net: nn.Module, x: Tensor, what: str, steps: int) -> tuple[list[Share], float]:
-    """The operators of `WORK[what]` by their own time, the longest first; and how much of the time this process ran.
+class Profile(NamedTuple):
+    """The operators of a repetition by their own time, the longest first; the seconds between operators, in Python and
+    autograd; and how much of the time this process ran: where other work held the processor, a profiler's numbers,
+    which are the clock's, are of no use."""
 
-    The profiler takes the clock's time: where other work held the processor, its numbers are of no use.
-    """
+    shares: list[Share]
+    between: float
+    ran: float
+
+    def seconds(self, ours: bool) -> float:
+        """What our kernels take together, or all other operators."""
+        return sum(share.seconds for share in self.shares if share.operator.startswith("evssm::") == ours)
+
+
+def profiled(net: nn.Module, x: Tensor, what: str, steps: int) -> Profile:
+    """Where the time of `WORK[what]` goes."""
     work = WORK[what]
     work(net, x)
     clock, processor = perf_counter(), process_time()
     with profile(activities=[ProfilerActivity.CPU]) as found:
         for _ in range(steps):
             work(net, x)
-    ran = (process_time() - processor) / (perf_counter() - clock)
+    passed = perf_counter() - clock
+    ran = (process_time() - processor) / passed
     events = [event for event in found.key_averages() if event.self_cpu_time_total > 0]
     total = sum(event.self_cpu_time_total for event in events)
     times = [(event, event.self_cpu_time_total) for event in events]
     shares = (Share(event.key, own / 1e6 / steps, own / total, event.count / steps) for event, own in times)
-    return sorted(shares, key=lambda share: -share.seconds), ran
+    return Profile(sorted(shares, key=lambda share: -share.seconds), passed / steps - total / 1e6 / steps, ran)
 
 
 def table(shares: list[Share], least: float) -> Iterator[str]:
@@ -78,18 +92,24 @@ def table(shares: list[Share], least: float) -> Iterator[str]:
 
 def page(steps: int, small: bool) -> str:
     facts = {"machine": hardware(), "torch": torch.__version__, "commit": commit(), "steps": steps}
-    lines = [INTRODUCTION.format(**facts)]
+    lines, rates = [INTRODUCTION.format(**facts)], measured()
     for what, name, batch, side in SMALL if small else CASES:
         x = torch.rand(batch, 3, side, side)
         lines += [f"## {what[0].upper()}{what[1:]} of `{name}`, {batch} x 3 x {side} x {side}", ""]
+        floor = least(rates, what, build(name), batch, side)
         for when, net in (("Now", build(name)), ("Before", released(name, "released, our scan"))):
-            shares, ran = profiled(net.requires_grad_(what == "training step"), x, what, steps)
-            total, first = sum(share.seconds for share in shares), shares[0]
-            summary = f"{when}: {total:.2f} s. The longest: `{first.operator}`, {first.share:.0%}."
-            if ran < QUIET:
-                summary += f" **Do not use: this process ran only {ran:.0%} of the time.**"
+            found = profiled(net.requires_grad_(what == "training step"), x, what, steps)
+            kernels, others, first = found.seconds(True), found.seconds(False), found.shares[0]
+            total = kernels + others + found.between
+            summary = (
+                f"{when}: {total:.2f} s, {total / floor:.1f} times the floor. Our kernels take {kernels:.2f} s, other "
+                f"operators {others:.2f} s, what lies between operators {found.between:.2f} s. The longest: "
+                f"`{first.operator}`, {first.share:.0%} of all operators."
+            )
+            if found.ran < QUIET:
+                summary += f" **Do not use: this process ran only {found.ran:.0%} of the time.**"
             print(f"{what} of {name}. {summary}", flush=True)
-            lines += [summary, "", *table(shares, 0.02), ""]
+            lines += [summary, "", *table(found.shares, 0.02), ""]
     return "\n".join(lines)
 
 
