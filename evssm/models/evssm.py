@@ -99,7 +99,7 @@ class EVSSM(nn.Module):
     def _run(self, blocks: Any, y: Image, frame: D4) -> tuple[Map, D4]:
         recompute = self.checkpoint and torch.is_grad_enabled()
         for number, block in enumerate(blocks):
-            lean = number % LEAN_EVERY == 0
+            lean = number % LEAN_EVERY == 0 and y.device.type == "cpu"
             y = checkpoint(_afresh, block, y, lean, use_reentrant=False) if recompute else block(y)
             frame = block.turn @ frame
         return y, frame
