@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: figures notebooks test check clean
+.PHONY: figures notebooks test quick check clean
 
 figures: .venv/installed
 	$(BIN)/python figures/make.py
@@ -13,6 +13,9 @@ notebooks: .venv/installed-test
 
 test: .venv/installed-test
 	$(BIN)/python -m pytest -n 2
+
+quick: .venv/installed-test
+	$(BIN)/python -m pytest -n 2 --quick
 
 check: .venv/installed-test
 	$(BIN)/ruff format --check

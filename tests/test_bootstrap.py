@@ -5,6 +5,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
+from analysis import field
 from analysis.field import ERF
 from evssm.bootstrap import percentile_interval
 
@@ -95,6 +96,22 @@ def test_a_paired_difference_is_sharper_than_its_parts():
     assert high - low < 0.5 * (alone[1] - alone[0])
     with pytest.raises(ValueError, match="same images"):
         large.difference_interval(erf_of(gaussians(sigmas), ["b"]), "effective_pixels")
+    with pytest.raises(ValueError, match="same images"):
+        large.difference_interval(erf_of(gaussians(sigmas[:7]), ["a"]), "effective_pixels")
+
+
+def test_unless_said_intervals_are_of_95_in_100_over_a_thousand_resamples_from_seed_0(monkeypatch):
+    asked = []
+
+    def watched(measure, samples, **settings):
+        asked.append(settings)
+        return 0.0, 1.0
+
+    monkeypatch.setattr(field, "percentile_interval", watched)
+    erf = erf_of(gaussians([3, 4]))
+    erf.interval("perplexity")
+    erf.difference_interval(erf, "perplexity")
+    assert asked == [{"level": 0.95, "n": 1000, "seed": 0}] * 2
 
 
 def test_a_single_image_has_no_interval():

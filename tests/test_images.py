@@ -209,6 +209,7 @@ def bad_files():
         "half a TIFF": (tiff(levels(16))[:900], "cut short or damaged"),
         "half a floating-point TIFF": (tiff(RNG.random(SHAPE))[:900], "cut short or damaged"),
         "a TIFF header alone": (b"II*\0\x08\0\0\0", "cut short or damaged"),
+        "no pixels": (png([], 0, 0, 8, 2), "cut short or damaged"),
         "one pixel": (encoded(Image.new("RGB", (1, 1)), "PNG"), "has 1 x 1 pixels; 16 x 16 is the least"),
         "a strip": (encoded(Image.new("RGB", (400, 15)), "PNG"), "has 15 x 400 pixels"),
         "a strip of floating point": (tiff(RNG.random((15, 400, 3))), "has 15 x 400 pixels"),

@@ -4,6 +4,7 @@ import inspect
 
 import pytest
 import torch
+from backends import needs_numba
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -51,6 +52,7 @@ def test_what_needs_no_gradient_gets_none():
     assert not scan_selected(*(x.detach() for x in inputs)).requires_grad
 
 
+@needs_numba
 def test_a_step_keeps_states_only_for_gradients(monkeypatch):
     kept, scan = [], module.SCAN
 

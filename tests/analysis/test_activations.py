@@ -12,7 +12,6 @@ from torch.testing import assert_close
 from analysis import module_columns, module_rows
 from analysis.activations import ScanCache, activation_maps, scan_column, scan_row, scanning_stages
 from analysis.module_rows import LEVELS
-from analysis.row_map import normalised, reduced
 from evssm.geometry import IDENTITY
 from evssm.hooks import edit
 from evssm.images import crop_centre
@@ -36,14 +35,6 @@ def an_image(h=32, w=64):
 
 def hooks_of(net):
     return [hook for m in net.modules() for hook in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())]
-
-
-def test_the_check_is_the_relative_error_and_zeros_count_whole():
-    row = scan_row(tiny(depths=(1, 1, 1)), an_image(16, 16), (8, 8), "encoder.0.0.mixer")
-    rebuilt = np.array([3.0, 4.0])
-    assert replace(row, rebuilt=rebuilt, output=np.array([6.0, 8.0])).check() == 0.5
-    assert replace(row, rebuilt=rebuilt, output=np.zeros(2)).check() == 5
-    assert replace(row, map=np.zeros_like(row.map)).share_inside() == 1
 
 
 @pytest.mark.parametrize("name", ["evssm", "evssm-four-direction", "evssm-no-geot"])
@@ -207,17 +198,6 @@ def test_reductions_and_normalisations_are_what_they_say():
     assert ask(keep_channels=False).per_channel is None
     with pytest.raises(ValueError, match="levels A0-A5"):
         ask(reduction="output", level="A7")
-
-
-def test_reductions_keep_or_drop_the_sign_as_asked():
-    lines = np.array([[[3.0, -1.0]], [[-4.0, -1.0]]])
-    assert reduced(lines, "abs").tolist() == [[3.5, 1.0]]
-    assert reduced(lines, "signed").tolist() == [[-0.5, -1.0]]
-    assert reduced(lines, "rms").tolist() == [[12.5**0.5, 1.0]]
-    assert reduced(lines, "output", np.array([1.0, 3.0, 0.0, 0.5])).tolist() == [[(2 * 3 + 0.25 * 4) / 2, 1.125]]
-    assert normalised(np.array([[1.0, -4.0]]), "max").tolist() == [[0.25, -1.0]]
-    assert normalised(np.array([[1.0, -4.0]]), "sum").tolist() == [[0.2, -0.8]]
-    assert normalised(np.zeros((1, 2)), "sum").tolist() == [[0.0, 0.0]]
 
 
 @pytest.mark.parametrize("fails", [False, True])

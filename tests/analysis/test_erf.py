@@ -5,11 +5,11 @@ import json
 from dataclasses import dataclass
 from functools import reduce
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from jaxtyping import TypeCheckError
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -95,8 +95,10 @@ def test_the_identity_is_a_single_pixel_and_nothing_without_its_residual(estimat
     erf = effective_receptive_field(nn.Identity(), images(), estimator=estimator, residual="include")
     assert erf.map[6, 7] == 1
     assert np.count_nonzero(erf.map) == 1
-    with pytest.raises(ValueError, match=r'image 0 .* residual="include"'):
+    with pytest.raises(ValueError, match=r'image 0 .* map of F\(x\) - x is zero .* residual="include"'):
         effective_receptive_field(nn.Identity(), images(), estimator=estimator)
+    with pytest.raises(ValueError, match=r"map of F\(x\) is zero everywhere"):
+        effective_receptive_field(lambda x: x * 0, images(), estimator=estimator, residual="include")
 
 
 def test_the_residual_is_a_spike_at_the_query():
@@ -455,6 +457,18 @@ def test_a_network_may_overwrite_its_input():
     assert torch.equal(x, kept)
 
 
+def test_the_graph_is_let_go_with_the_last_query():
+    outputs = []
+
+    def net(x):
+        outputs.append(torch.sin(x))
+        return outputs[-1]
+
+    effective_receptive_field(net, images(1), queries=[(4, 4), (5, 5)])
+    with pytest.raises(RuntimeError, match="second time"):
+        torch.autograd.backward(outputs[-1].sum())
+
+
 def test_progress_counts_every_product():
     calls = []
     effective_receptive_field(
@@ -471,6 +485,17 @@ def test_progress_counts_every_product():
 
 def several(x):
     return [F.avg_pool2d(x, 2), torch.sin(x)]
+
+
+def beside_infinities(x):
+    """`x` with a number of every kind that is not finite in its first row."""
+    strange = torch.tensor([torch.nan, torch.inf, -torch.inf], dtype=x.dtype).expand(*x.shape[:2], 1, 3)
+    return torch.cat([torch.cat([strange, x[..., :1, 3:]], dim=-1), x[..., 1:, :]], dim=-2)
+
+
+def deaf(x):
+    """An image that follows from a parameter and not from the input."""
+    return torch.ones((), dtype=x.dtype, requires_grad=True) * torch.ones_like(x)
 
 
 def test_one_of_several_outputs_is_selected():
@@ -493,6 +518,8 @@ def test_one_of_several_outputs_is_selected():
         (lambda x: x.detach(), {}, "no gradient"),
         (lambda x: x.sqrt() / 0 * 0, {}, "image 0 .* not finite"),
         (lambda x: F.dropout(x), {}, "random"),
+        (lambda x: beside_infinities(1e-3 * torch.rand_like(x) + x / 2), {}, "random"),
+        (deaf, {"residual": "include"}, "zero everywhere"),
         (torch.sin, {"estimator": "grad-cam"}, "choose from rss, abs, signed, replknet, mambair"),
         (torch.sin, {"residual": "yes"}, "choose from exclude, include"),
         (torch.sin, {"checkpoint": "on"}, "checkpoint is True, False"),
@@ -556,6 +583,18 @@ def test_the_provenance_says_how_the_field_was_made():
     assert again["weights"] != made["weights"]
     assert again["images"] == made["images"]
     assert effective_receptive_field(torch.sin, x).provenance["weights"] == "as given"
+
+
+@pytest.mark.parametrize("queries", ["centre", "grid"])
+def test_unless_said_a_field_is_of_the_centre_without_the_residual_one_image_at_a_time(queries):
+    net, x, calls = Restorer(), images(), []
+    spelled = {"estimator": "rss", "residual": "exclude", "n_queries": 16, "seed": 0, "frame": "image", "batch": 1}
+    short, long = (
+        effective_receptive_field(net, x, **asked, progress=lambda *call: calls.append(call)).provenance
+        for asked in ({"queries": "grid"} if queries == "grid" else {}, {"queries": queries, **spelled})
+    )
+    assert {**short, "seconds": 0} == {**long, "seconds": 0}
+    assert calls[: len(calls) // 2] == calls[len(calls) // 2 :]
 
 
 def test_untrained_weights_are_known_from_the_network_or_the_caller():
@@ -636,8 +675,32 @@ def test_a_field_cannot_be_changed():
         erf.per_image[0, 0, 0] = 1
     with pytest.raises(AttributeError):
         erf.mass = np.ones(2)
-    with pytest.raises((ValueError, TypeCheckError)):  # the second where annotations are executed, as here
-        ERF(erf.per_image, np.ones(3), erf.coverage, {})
+
+
+@pytest.mark.parametrize(("n", "masses", "coverage"), [(0, 0, (4, 5)), (2, 3, (4, 5)), (2, 2, (4, 4))])
+def test_maps_masses_and_coverage_belong_together(n, masses, coverage, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # annotations are executed in tests only
+    with pytest.raises(ValueError, match="do not belong together"):
+        ERF(np.ones((n, 4, 5)), np.ones(masses), np.ones(coverage), {})
+
+
+def test_unless_said_every_pixel_off_the_query_counts():
+    maps = np.zeros((1, 5, 7))
+    maps[0, 1, 3], maps[0, 3, 3], maps[0, 2, 2] = 0.5, 0.25, 0.25  # above, below and left of the query, next to it
+    erf = ERF(maps, np.full(1, 3.0), np.ones((5, 7)), {})
+    assert erf.asymmetry() == pytest.approx((1 / 3, 1, 0.75))
+    assert erf.half_planes() == (0.5, 0.25, 0.25, 0)
+    assert erf.half_planes(1) == (0, 0, 0, 0)
+    assert np.isnan(erf.asymmetry(1)).all()
+
+
+def test_unless_said_an_area_ratio_is_of_logarithms():
+    raw = np.ones((1, 9, 9))
+    raw[0, 4, 4] = 1e4
+    erf = ERF(raw / raw.sum(), np.full(1, raw.sum()), np.ones((9, 9)), {})
+    # Of logarithms 4 lies at the query and 0.3 at each of the others: 3 x 3 hold 23 %, 5 x 5 hold 40 %.
+    assert erf.area_ratio(0.3) == 25 / 81
+    assert erf.area_ratio(0.3, compress=False) == 9 / 81
 
 
 def test_statistics_of_a_field_are_those_of_its_map():

@@ -1,6 +1,6 @@
 """Rows and columns of scans: against the explicit matrix, the recurrence itself, and closed forms."""
 
-from math import exp
+from math import exp, log
 
 import pytest
 import torch
@@ -11,6 +11,10 @@ from torch.testing import assert_close
 
 from analysis import scan_rows
 from analysis.scan_rows import SCAN_LEVELS, Scan, column, first, memory_horizon, row, scan_output
+from evssm import selective_scan
+from evssm.mamba2 import Mamba2
+from evssm.mixer import SS2D
+from evssm.ssd import ssd_scan
 
 
 @pytest.mark.parametrize("level", SCAN_LEVELS)
@@ -33,6 +37,16 @@ def test_a_row_times_the_input_is_the_output(l, chunk, shared, data):
         alpha = row(scan, t).repeat_interleave(2, dim=0)
     assert_close((alpha * scan.u).sum(-1) + scan.D * scan.u[:, t], scan_output(scan)[:, t], rtol=1e-10, atol=1e-10)
     assert_close(scan_output(first(scan, t + 1))[:, -1], scan_output(scan)[:, t], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("each", [True, False])
+def test_the_scan_of_a_mixer_gives_what_the_mixer_scans(each):
+    x = torch.randn(1, 6, 3, 5, dtype=torch.float64)
+    for inputs in SS2D(6, state=3).double().scan_inputs(x):
+        assert_close(scan_output(Scan.of(inputs)), selective_scan(*inputs)[0])
+    inputs = Mamba2(6, state=3, head=4, groups=2, d_per_channel=each).double().scan_inputs(x)
+    inputs = inputs._replace(D=torch.randn_like(inputs.D))
+    assert_close(scan_output(Scan.of(inputs)), ssd_scan(*inputs)[0].flatten(1).mT)
 
 
 def constant_scan(l, delta=0.1, a=1.0, b=1.0, c=1.0, k=1):
@@ -117,6 +131,14 @@ def test_a_row_stops_only_where_nothing_is_left(monkeypatch):
     gone = [scan_rows.faded(scan, gap[:, 0]) for _, gap in scan_rows.gaps_before(scan.delta, 399)]
     assert len(spans) == 50
     assert gone.index(True) == 8  # the gap first exceeds 708 / 10 steps in the ninth span: the rest is never visited
+
+
+def test_what_has_decayed_to_the_smallest_number_is_still_there():
+    scan = constant_scan(3, k=2)
+    gap = torch.full((2,), -log(torch.finfo(torch.float64).smallest_normal), dtype=torch.float64)
+    assert not scan_rows.faded(scan, gap)
+    assert scan_rows.faded(scan, gap * 1.01)
+    assert not scan_rows.faded(scan, gap * torch.tensor([1.01, 0.99]))
 
 
 def test_the_horizon_of_a_constant_scan_is_the_inverse_of_its_rate(monkeypatch):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from backends import EVERY
 from torch import nn
 from untouched import untouched
 
@@ -41,7 +42,7 @@ def test_a_patch_spectrum_reaches_its_patch():
     assert reach.missed == 0
 
 
-@pytest.mark.parametrize("backend", ["reference", "torch", "numba"])
+@pytest.mark.parametrize("backend", EVERY)
 @pytest.mark.parametrize("turn", [IDENTITY, HALF_TURN, TRANSPOSE])
 def test_a_scan_reaches_every_later_step_and_no_earlier_one(backend, turn):
     def net(x):

@@ -14,11 +14,10 @@ import os
 import random
 import resource
 import shutil
+import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -30,6 +29,8 @@ SWAPPED = {
     **{ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq},
     **{ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In},
 }
+MOST_MEMORY = 4 * 2**30
+"""Bytes of address space for the tests, which take about one: a wrong size may ask for all the memory that there is."""
 LEFT_ALONE = (ast.Raise, ast.JoinedStr, ast.arg, ast.Import, ast.ImportFrom)
 
 
@@ -103,19 +104,26 @@ def copied(folder: Path) -> Path:
     return folder
 
 
-def notices(folder: Path, tests: list[str], words: list[str], patience: float) -> bool:
-    """Whether a test fails, or does not end."""
-    there = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    # A wrong size may ask for all the memory that there is.
-    limited = partial(resource.setrlimit, resource.RLIMIT_AS, (12 * 2**30, 12 * 2**30))
+def notices(folder: Path, tests: list[str], words: list[str], patience: int) -> bool:
+    """Whether a test fails, or needs more than `patience` seconds of processor time."""
+    there = {**os.environ, "PYTHONPATH": str(folder)}
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests, *words]
-    try:
-        done = subprocess.run(command, cwd=folder, env=there, capture_output=True, timeout=patience, preexec_fn=limited)
-    except subprocess.TimeoutExpired:
-        return True
-    if done.returncode not in (0, 1, 2):  # 2: the tests cannot even be collected
+
+    def limit() -> None:  # processor time, since on a busy machine any test is late
+        resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
+        resource.setrlimit(resource.RLIMIT_CPU, (patience, patience + 5))
+
+    done = subprocess.run(command, cwd=folder, env=there, capture_output=True, preexec_fn=limit)
+    killed = done.returncode == -signal.SIGKILL  # by the system, which says nothing about the code
+    if killed or done.returncode > 2:  # 2: the tests cannot even be collected
         sys.exit(f"pytest ended with {done.returncode}:\n{done.stdout.decode()[-2000:]}")
     return done.returncode != 0
+
+
+def seconds_used() -> float:
+    """Processor time of all tests so far."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main(file: str, tests: list[str], sample: int, seed: int, words: list[str]) -> None:
@@ -125,10 +133,12 @@ def main(file: str, tests: list[str], sample: int, seed: int, words: list[str]) 
     with TemporaryDirectory() as name:
         folder = copied(Path(name))
         (folder / file).write_text(ast.unparse(ast.parse(source)), encoding="utf-8")
-        start = time.monotonic()
         if notices(folder, tests, words, 1800):
             sys.exit("the tests fail without any change")
-        patience = 60 + 5 * (time.monotonic() - start)
+        patience = 60 + int(5 * seconds_used())
+        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # the file changes within a second, which Python would not see
+        for kept in (folder / file).parent.glob(f"__pycache__/{Path(file).stem}.*"):
+            kept.unlink()
         survivors = 0
         for place, which in chosen:
             line, before, after, text = mutant(source, place, which)

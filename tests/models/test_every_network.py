@@ -66,3 +66,37 @@ def test_evaluation_is_a_function_of_the_input_alone(name):
     with torch.no_grad():
         assert torch.equal(net(x), net(x))
     assert torch.equal(x, kept)
+
+
+@pytest.fixture
+def deterministic():
+    """Inside, PyTorch refuses operators that may give other bits on another run."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("name", COMPACT)
+def test_deterministic_algorithms_serve_and_gradients_come_back_to_the_last_bit(name, deterministic):
+    net, x = build(name).train(), torch.rand(2, channels(name), 16, 16)
+
+    def gradients():
+        loss = net(x).square().mean()
+        return torch.autograd.grad(loss, list(net.parameters()), allow_unused=True)
+
+    first = [gradient for gradient in gradients() if gradient is not None]
+    again = [gradient for gradient in gradients() if gradient is not None]
+    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+    assert any(gradient.any() for gradient in first)
+
+
+@pytest.mark.parametrize("name", COMPACT)
+def test_single_precision_is_double_precision_to_five_digits(name):
+    net, x = build(name).eval(), torch.rand(1, channels(name), 16, 24)
+    with torch.no_grad():
+        single = net(x)
+        double = net.double()(x.double())
+    error = float((single - double).norm() / double.norm())
+    assert single.dtype == torch.float32
+    assert double.dtype == torch.float64
+    assert 0 < error < 1e-5
