@@ -44,7 +44,8 @@ def plan(source: Path, out: Path, *, suffix: str = ".png") -> tuple[list[Job], P
     folder into a file, and where a result would take the place of a source.
     """
     if not source.exists():
-        raise FileNotFoundError(f"there is no {source}; give an image or a folder of images")
+        what = f"{source} is a link to {source.readlink()}, which leads nowhere" if source.is_symlink() else ""
+        raise FileNotFoundError(f"{what or f'there is no {source}'}; give an image or a folder of images")
     if source.is_file():
         if out.suffix.lower() in SUFFIXES and not out.is_dir():
             jobs, ledger = [Job(source, out, out.name)], out.with_name(f"{out.stem}_{LEDGER}")

@@ -7,7 +7,7 @@ import pytest
 NUMBA_HERE = find_spec("numba") is not None
 """Whether it is installed, not whether it works: where it is there and broken, tests fail."""
 
-needs_numba = pytest.mark.skipif(not NUMBA_HERE, reason="numba is not installed; backend torch serves in its place")
+needs_numba = pytest.mark.skipif(not NUMBA_HERE, reason="numba is not installed; PyTorch serves in its kernels' place")
 NUMBA = pytest.param("numba", marks=needs_numba)
 FAST = ["torch", NUMBA]
 EVERY = ["reference", *FAST]

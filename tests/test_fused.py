@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from backends import needs_numba
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -129,6 +130,7 @@ def test_the_gradients_of_normalise_are_the_finite_differences(centred):
     )
 
 
+@needs_numba
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_gelu_is_exact_far_out_too(dtype):
     """Against erfc in float64, whose relative error is small where the GELU itself is tiny."""
@@ -140,6 +142,7 @@ def test_the_gelu_is_exact_far_out_too(dtype):
     assert_close(y, expected, rtol=1e-13 if dtype == torch.float64 else 1e-5, atol=0)
 
 
+@needs_numba
 def test_nan_and_infinity_are_not_swept_under_the_carpet():
     x = torch.zeros(1, 16, 3, 5)
     x[0, 2, 1, 1], x[0, 7, 0, 3] = torch.nan, torch.inf
@@ -158,6 +161,7 @@ def test_frozen_parameters_cost_no_gradients():
     assert counter.get_total_flops() == 2 * 64 * 8 * (9 + 4)
 
 
+@needs_numba
 def test_flops_are_those_of_the_convolutions_and_products():
     x, weight, matrix = leaf(1, 4, 8, 8), leaf(8, 1, 3, 3), leaf(8, 4)
 
@@ -172,6 +176,7 @@ def test_flops_are_those_of_the_convolutions_and_products():
     assert count(lambda: linear(x, matrix).sum().backward()) == 3 * 2 * 64 * 8 * 4
 
 
+@needs_numba
 def test_shapes_follow_without_running():
     from torch._subclasses import FakeTensorMode
 
@@ -199,6 +204,7 @@ def test_without_numba_the_definitions_serve(monkeypatch):
     assert_close(depthwise(*inputs), fast)
 
 
+@needs_numba
 def test_threads_change_nothing():
     x, weight, matrix = leaf(2, 16, 130, 64, dtype=torch.float32), leaf(32, 1, 3, 3), leaf(32, 16)
     weight, matrix = (p.detach().float().requires_grad_() for p in (weight, matrix))
@@ -214,6 +220,7 @@ def test_threads_change_nothing():
         assert torch.equal(a, b)
 
 
+@needs_numba
 @pytest.mark.parametrize("kernel", [(5, 5), (1, 7)])
 def test_a_parameters_gradient_does_not_depend_on_what_stands_beside_it(kernel):
     """To the last digit, for reruns of the bundled trainings: the sum over pictures of each one's gradients."""

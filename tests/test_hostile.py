@@ -60,6 +60,7 @@ def test_links_that_lead_nowhere_are_told_from_missing_files(place):
     for name in ("loop", "there", "gone"):
         refused(read_image, place / f"{name}.png", r"is a link to \w+\.png, which leads to no file")
         refused(load, place / f"{name}.png", "is a link to")
+        refused(lambda path: plan(path, place / "out"), place / f"{name}.png", "is a link to .* leads nowhere")
 
 
 def test_a_folder_that_contains_itself_is_gone_through_once(place):

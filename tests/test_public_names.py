@@ -14,7 +14,7 @@ if sys.argv[2] == "all files first":
             try:
                 importlib.import_module(f"{sys.argv[1]}.{found.name}")
             except ModuleNotFoundError as error:
-                assert error.name in ("numba", "mamba_ssm", "triton"), error  # backends are optional
+                assert error.name in ("numba", "llvmlite", "mamba_ssm", "triton"), error  # backends are optional
 for name in package.__all__:
     exec(f"from {sys.argv[1]} import {name} as thing")
     assert not isinstance(thing, types.ModuleType), f"{name} is a file"

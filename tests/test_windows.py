@@ -3,6 +3,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from backends import needs_numba
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
@@ -70,12 +71,14 @@ def test_a_network_s_windows_are_the_same_with_and_without_gradients(name):
         assert torch.equal(net(x), with_gradients)
 
 
+@needs_numba
 def test_deblurring_in_windows_takes_less_memory_than_whole_maps():
     """Taken all at once the windows took more, for they overlap."""
     whole, local = (estimate_memory(build("evssm-compact", local=local), 128, 192) for local in (False, True))
     assert local < whole
 
 
+@needs_numba
 @pytest.mark.slow
 def test_a_frame_of_gopro_fits_into_a_small_machine_and_memory_grows_with_pixels_alone():
     """Full EVSSM, counted without computing: deblurring in the released windows, and a receptive field."""

@@ -115,7 +115,7 @@ def notices(folder: Path, tests: list[str], words: list[str], patience: int) -> 
 
     done = subprocess.run(command, cwd=folder, env=there, capture_output=True, preexec_fn=limit)
     killed = done.returncode == -signal.SIGKILL  # by the system, which says nothing about the code
-    if killed or done.returncode > 2:  # 2: the tests cannot even be collected
+    if killed or done.returncode > 3:  # 2: the tests cannot even be collected; 3: pytest itself ran out of memory
         sys.exit(f"pytest ended with {done.returncode}:\n{done.stdout.decode()[-2000:]}")
     return done.returncode != 0
 
@@ -135,7 +135,7 @@ def main(file: str, tests: list[str], sample: int, seed: int, words: list[str]) 
         (folder / file).write_text(ast.unparse(ast.parse(source)), encoding="utf-8")
         if notices(folder, tests, words, 1800):
             sys.exit("the tests fail without any change")
-        patience = 60 + int(5 * seconds_used())
+        patience = 20 + int(4 * seconds_used())
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # the file changes within a second, which Python would not see
         for kept in (folder / file).parent.glob(f"__pycache__/{Path(file).stem}.*"):
             kept.unlink()
