@@ -9,14 +9,14 @@ settings.load_profile("lab")
 
 QUICK = {
     *("geometry", "scan", "scan_selected", "ssd", "mixer", "mamba2", "spectral", "layers", "windows", "tiles"),
-    *("nafnet", "every_network", "metrics", "loss", "bootstrap"),
+    *("nafnet", "every_network", "metrics", "loss"),
     *("erf", "field_statistics", "pooling", "field_table", "erf_panels", "plots", "verdicts"),
     *("scan_rows", "module_rows", "module_columns", "row_map", "activations"),
-    *("weights", "provenance", "arrays", "images", "fuzz", "environment", "imports", "public_names"),
+    *("weights", "provenance", "arrays", "images", "fuzz", "environment", "imports"),
 }
 """The files of `pytest --quick`: laws of the scan, the turns, the networks, fields and rows; weights, readers, imports.
 
-No browser, no cluster, no training, no notebook, and no command in a process of its own."""
+No browser, no cluster, no training, no notebook, and hardly a process besides the tests' own."""
 
 
 def pytest_addoption(parser):

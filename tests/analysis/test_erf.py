@@ -162,6 +162,8 @@ def test_replknet_hears_only_positive_outputs():
     kernel = torch.rand(3, 3, dtype=torch.float64)
     with pytest.raises(ValueError, match='estimator="rss"'):
         effective_receptive_field(lambda x: -conv(kernel)(x), images(1, 1), estimator="replknet", residual="include")
+    with pytest.raises(ValueError, match="zero everywhere"):  # relu has no slope at zero itself
+        effective_receptive_field(lambda x: x - x.detach(), images(1, 1), estimator="replknet", residual="include")
     mambair = effective_receptive_field(lambda x: conv(kernel)(x) - 9, images(1, 1), estimator="mambair")
     assert mambair.mass[0] > 0
 
