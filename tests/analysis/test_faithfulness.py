@@ -90,9 +90,9 @@ def test_a_shuffled_map_loses_to_nearest_first_where_nearness_matters():
     net = lambda x: F.conv2d(x, weights, padding=4)  # noqa: E731
     field = np.zeros((H, W))
     field[1:10, 2:11] = weights[0, 0].numpy()
-    images = positive(5, 1, H, W)
+    images = positive(20, 1, H, W)  # gains are 0.3 +- 0.2 an image: with five, chance hid one in forty times
     generator = np.random.default_rng()
-    shuffled = [generator.permuted(field.ravel()).reshape(H, W) for _ in range(5)]
+    shuffled = [generator.permuted(field.ravel()).reshape(H, W) for _ in range(20)]
     options = {"residual": "include", "baseline": "mean", "steps": 10}
     lost = faithfulness(net, images, (5, 6), shuffled, **options)
     assert lost.verdict("nearest").word == "contradicted"
