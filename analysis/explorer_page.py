@@ -79,6 +79,10 @@ def _tiles(
     explorer: Explorer, panel: Panel, queries: list[tuple[int, int]], progress: Progress | None
 ) -> dict[str, dict[str, Any]]:
     """What the page shows of each network: its tiles, the receptive field first, with the maps of all pixels."""
+    try:
+        rows = explorer.rows_of(queries, panel)
+    except LookupError:  # none of them scans; they have fields all the same
+        rows = {}
     networks: dict[str, dict[str, Any]] = {name: {"name": name, "tiles": {}} for name in panel.networks}
     for done, query in enumerate(queries, start=1):
         fields = explorer.answer(replace(panel, view="field", query=query))
@@ -87,10 +91,6 @@ def _tiles(
             _add(network, "receptive field", *_field(fields[name], query))
         if progress is not None:
             progress(done, len(queries))
-    try:
-        rows = explorer.rows_of(queries, panel)
-    except LookupError:  # none of them scans; they have fields all the same
-        rows = {}
     for name, of_stages in rows.items():
         for row in chain.from_iterable(of_stages.values()):
             _add(networks[name], _title(row), *_row(row))

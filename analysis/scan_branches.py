@@ -5,6 +5,7 @@ an activation; after it, it gates, normalises and projects back. Held fixed, an 
 f(v) / v, a gate is a factor per channel, and a norm is a factor for all channels of the pixel.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import product
@@ -29,7 +30,7 @@ Mask = Bool[Tensor, "h w"]
 Cell = tuple[int, int]
 
 
-class TakenApart:
+class TakenApart(ABC):
     """The scans of one window, made anew whenever they are asked for, since together they take many times the memory of
     the map; or held, for many questions."""
 
@@ -40,9 +41,9 @@ class TakenApart:
         """Each direction's turn and its scan over the turned map, whose sum in the mixer's frame is y."""
         return self.each_scan() if self._held is None else iter(self._held)
 
+    @abstractmethod
     def each_scan(self) -> Iterator[tuple[D4, Scan]]:
         """The scans, made one by one."""
-        raise NotImplementedError
 
     def hold(self) -> None:
         """Holds the scans from now on, each channel's steps side by side, as rows and columns read them."""

@@ -24,9 +24,20 @@ def test_what_was_let_go_is_handed_back_although_something_behind_it_is_held():
     assert held.sum() == 2**16
 
 
-def test_where_the_c_library_cannot_nothing_happens(monkeypatch):
-    monkeypatch.setattr(heap, "_trim", lambda: None)
+@pytest.mark.parametrize("error", [AttributeError, OSError, TypeError])  # other C libraries; none; Windows
+def test_where_the_c_library_cannot_it_is_asked_once_and_nothing_happens(error, monkeypatch):
+    asked = []
+
+    def library(name):
+        asked.append(name)
+        raise error
+
+    heap._trim.cache_clear()
+    monkeypatch.setattr(heap.ctypes, "CDLL", library)
     heap.hand_back()
+    heap.hand_back()
+    heap._trim.cache_clear()
+    assert asked == [None]
 
 
 def test_a_network_hands_back_where_it_computes_blocks_again_and_nowhere_else(monkeypatch):

@@ -150,22 +150,30 @@ def without_the_decay_of_the_query(scan, t, level="A3"):
 correct_row = scan_rows.row
 
 
+def noticed(lines):
+    """Whether a fault shows in each of several rows, and by much in one: a right row is off by 1e-12, and at levels A6
+    and A7 the check compares two numbers, which chance brings together now and then."""
+    errors = [float((line.rebuilt - line.output).norm() / line.output.norm()) for line in lines]
+    return min(errors) > 1e-6 and max(errors) > 1e-3
+
+
 @pytest.mark.parametrize("level", ["A3", "A4", "A5", "A6"])
 def test_the_check_notices_a_row_whose_decay_stops_one_step_early(level, monkeypatch):
-    site = a_site("one direction")
-    site.mixer.dt_projs_bias += 3  # steps long enough to count
-    site.mixer.Ds.zero_()  # which from A5 on is part of what is checked
+    sites = [a_site("one direction") for _ in range(3)]
+    for site in sites:
+        site.mixer.dt_projs_bias += 3  # steps long enough to count
+        site.mixer.Ds.zero_()  # which from A5 on is part of what is checked
     monkeypatch.setattr(scan_rows, "row", without_the_decay_of_the_query)
-    line = module_row(site, (3, 5), level)
-    assert (line.rebuilt - line.output).norm() > 1e-6 * line.output.norm()  # a right row is off by 1e-12
+    assert noticed([module_row(site, (3, 5), level) for site in sites])
 
 
 def test_the_check_notices_a_jacobian_without_the_selection(monkeypatch):
-    site = a_site("one direction")
-    frozen = module_row(site, (3, 5), "A6").per_channel
-    monkeypatch.setattr(module_rows, "_jacobian", lambda *_: (frozen, torch.ones(H, W, dtype=torch.bool)))
-    line = module_row(site, (3, 5), "A7", residual=False)
-    assert (line.rebuilt - line.output).norm() > 1e-6 * line.output.norm()  # a right row is off by 1e-12
+    lines, everywhere = [], torch.ones(H, W, dtype=torch.bool)
+    for site in [a_site("one direction") for _ in range(3)]:
+        frozen = module_row(site, (3, 5), "A6").per_channel
+        monkeypatch.setattr(module_rows, "_jacobian", lambda *_, frozen=frozen: (frozen, everywhere))
+        lines.append(module_row(site, (3, 5), "A7", residual=False))
+    assert noticed(lines)
 
 
 def test_a_constant_scan_in_four_directions_has_no_side():
