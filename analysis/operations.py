@@ -20,7 +20,7 @@ from torch.utils.flop_counter import flop_registry
 
 import evssm.enlarge
 import evssm.fused
-import evssm.scan
+import evssm.scan_selected
 import evssm.ssd  # noqa: F401  (the operators exist once their files are imported)
 
 CONVOLUTION, DEPTHWISE, LINEAR = "convolution", "depth-wise convolution", "linear and 1 x 1"
@@ -100,6 +100,19 @@ def _scan(args: tuple[Any, ...], out: Any) -> Counts:
     return {SCAN: _registered(OURS.scan, args, {}, out), EXACT_SCAN: u.numel() * each}
 
 
+def _scan_steps(args: tuple[Any, ...], out: Any) -> Counts:
+    """A scan with D, a bias and a softplus, and the products that its step sizes are."""
+    u, t, steps, A, _BC, D, bias, _keep = args
+    return {**_scan((u, t, A, None, None, D, bias, True), out), LINEAR: 2 * u.numel() * steps.shape[1]}
+
+
+def _select(args: tuple[Any, ...], _: Any) -> Counts:
+    """The product with a matrix, and the convolution of what it gives."""
+    u, projection, weight = args[:3]
+    pixels = prod(u.shape[:2])
+    return {LINEAR: 2 * pixels * projection.numel(), DEPTHWISE: 2 * pixels * weight.numel()}
+
+
 def _state_space_dual(args: tuple[Any, ...], out: Any) -> Counts:
     """The matrix products over chunks that are computed; and the recurrence, to the last operation: for each step and
     channel 3 n products and 2 n - 1 sums, for each head an exponential."""
@@ -139,6 +152,8 @@ FORMULAS: dict[Any, Callable[[tuple[Any, ...], Any], Counts]] = {
     OURS.enlarge: _enlarged,
     OURS.filter_patches: lambda args, out: {FFT: _registered(OURS.filter_patches, args, {}, out)},
     OURS.scan: _scan,
+    OURS.scan_steps: _scan_steps,
+    OURS.select: _select,
     OURS.ssd: _state_space_dual,
 }
 

@@ -50,11 +50,14 @@ SCHEMAS = (
 @cache
 def _kernel(name: str) -> Any:
     """A kernel by its operator's name, imported when first wanted: numba takes a quarter of a second."""
-    files = {"linear": "linear", "depthwise": "depthwise", "norm": "norm", "filter": "patches"}
+    files = {
+        "linear": "linear", "depthwise": "depthwise", "norm": "norm", "filter": "patches", "select": "selection",
+        "scan": "selection",
+    }  # fmt: skip
     return getattr(import_module(f"evssm.fused_{files[name.partition('_')[0]]}"), name)
 
 
-def _define(schema: str) -> Any:
+def define(schema: str) -> Any:
     """The operator of this schema, computed by the kernel of its name."""
     name = schema.split("(")[0]
     OPERATORS.define(schema)
@@ -62,7 +65,7 @@ def _define(schema: str) -> Any:
     return getattr(torch.ops.evssm, name).default
 
 
-LINEAR, LINEAR_BACKWARD, DEPTHWISE, DEPTHWISE_BACKWARD, NORM, NORM_BACKWARD, FILTER, FILTER_GAIN = map(_define, SCHEMAS)
+LINEAR, LINEAR_BACKWARD, DEPTHWISE, DEPTHWISE_BACKWARD, NORM, NORM_BACKWARD, FILTER, FILTER_GAIN = map(define, SCHEMAS)
 
 
 @cache

@@ -357,7 +357,7 @@ def depthwise_back_tasks(
 
 
 @no_type_check
-def _kernel(weight, w):
+def kernel_of(weight, w):
     """The kernel's reach, the tuple that tells its columns, and its lines' number of vectors."""
     rows, columns = weight.shape[-2:]
     vectors = ceil(w / RUN) * RUN + columns - 1
@@ -379,7 +379,7 @@ def depthwise(x, projection, weight, bias, then, output):
     size, one = size_of(x, len(weight) // (2 if then == GATED else 1)), like(x)
     y = x.new_empty(b, h, w, size.channels if output is None else len(output))
     (source, held), (sink, also_held) = end_of(x, projection, False, True), end_of(y, output, False, True)
-    kernel, columns = _kernel(weight, w)
+    kernel, columns = kernel_of(weight, w)
     taps, bias = weight.contiguous(), None if bias is None else bias.contiguous()
     own, start = taps.data_ptr(), address_of(bias)
     share_out(
@@ -398,7 +398,7 @@ def depthwise_backward(dy, x, projection, weight, bias, then, output, weights):
     b, h, w, c = x.shape
     size, one = size_of(x, len(weight) // (2 if then == GATED else 1)), like(x)
     (source, held), (sink, also_held) = end_of(x, projection, True, True), end_of(dy, output, True, False)
-    (kernel, columns), tasks = _kernel(weight, w), b * ceil(h / size.strip)
+    (kernel, columns), tasks = kernel_of(weight, w), b * ceil(h / size.strip)
     taps, bias = weight.contiguous(), None if bias is None else bias.contiguous()
     dx, target = x.new_empty(b, h, w, c), weight[:, 0, 0, 0] if bias is None else bias
     parameters = (projection, weight, target, output) if weights else (None,) * 4

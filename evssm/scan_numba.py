@@ -2,7 +2,7 @@
 
 Tensors are sequence-major here: u and delta `(b, l, d)`, B and C `(b, l, g, n)`, so that the channels of one step lie
 side by side. A lane vector holds 64 bytes of them (16 float32 or 8 float64). One *tile* of that many channels runs
-through a *chunk* of 32 steps with all its states in registers; up to six tiles of one group make a *block*, and one
+through a *chunk* of 16 steps with all its states in registers; up to six tiles of one group make a *block*, and one
 block of one batch entry is a task for one thread. Only the states at chunk borders are kept for the backward pass,
 which runs the chunks again, last one first. No sum depends on the number of threads.
 
@@ -19,7 +19,7 @@ import torch
 
 from evssm.compiled import compiled
 from evssm.kernel_tasks import address_of, like, share_out
-from evssm.lane_functions import clear
+from evssm.lane_functions import clear, load_lanes
 from evssm.lanes import (
     LOG2E,
     VECTOR,
@@ -43,7 +43,8 @@ from evssm.lanes import (
     width,
 )
 
-CHUNK = 32  # steps between kept states; a chunk's decays and states have to stay in the first cache levels
+CHUNK = 16  # steps between kept states; a chunk's decays, states and sums have to stay in the first cache
+PAIR = 2  # chunks whose gradients of A, D and the bias are added up before they are added to the total, exactly
 BLOCK = 6  # tiles per task at most: more make fewer sums over channels, fewer leave more tasks for threads
 STATES = 8  # states of a channel that are held in registers at a time
 SKEW = 18 * VECTOR  # bytes between working arrays, so that rows in use at once fall into different sets of a cache
@@ -151,13 +152,13 @@ def run_back(
     """The recurrence backward. `carry`, what later steps ask of the state, moves on to the step before the chunk.
 
     Added up over the states: dh B into `via_B`, and dh A2 times the decayed state into `via_A`. Added to `sums_B`
-    and `sums_C`, still per channel: dB and dC. `gain` becomes this chunk's dA.
+    and `sums_C`, still per channel: dB and dC; and to `gain`, dA.
     """
     asked, rate, slope = registers(states, one), registers(states, one), registers(states, one)
     for i in range(len(states)):
         put(asked, i, load(row(carry, i), one))
         put(rate, i, load(row(A2, i), one))
-        put(slope, i, fill(0.0, one))
+        put(slope, i, load(row(gain, i), one))
     for back in range(steps):
         t = steps - 1 - back
         step, push, wanted = load(row(step_sizes, t), one), load(row(drive, t), one), load(row(dy, t), one)
@@ -208,6 +209,7 @@ class Layout(NamedTuple):
     tiles: int  # of one group
     width: int  # tiles of a block
     blocks: int  # of one group
+    rank: int  # numbers of a step that its step sizes are made of, where they are
 
 
 @no_type_check
@@ -223,12 +225,16 @@ class Operand(NamedTuple):
 
 @no_type_check
 class Inputs(NamedTuple):
-    """What both passes read; `smooth` says whether the step sizes pass through softplus."""
+    """What both passes read; `smooth` says whether the step sizes pass through softplus.
+
+    Where `weight`, `d r`, is an address, a step's sizes are its products with the r numbers in `delta`.
+    """
 
     u: Operand
     delta: Operand
     B: Operand
     C: Operand
+    weight: int
     A: int
     D: int
     bias: int
@@ -303,12 +309,30 @@ def copy(target, source, count, one):
 
 @compiled
 @no_type_check
-def load_constants(layout, block, n, inputs, A2, skip, shift, one):
-    """A times log2 e, D and the bias of the channels of one block, as lane vectors."""
+def raw_steps(layout, inputs, block, start, steps, tile, weights, pad, one):
+    """The step sizes of a tile before bias and softplus: the rows of `delta`, or their products in `pad`."""
+    lanes = VECTOR // width(one)
+    if not inputs.weight:
+        channel, inside = block.channel + tile * lanes, block.channels - tile * lanes
+        return taken(rows_of(inputs.delta, block, start, channel, one), steps, inside, pad, one)
+    source, own = rows_of(inputs.delta, block, start, 0, one), weights + tile * layout.rank * VECTOR
+    for t in range(steps):
+        total = fill(0.0, one)
+        for k in range(layout.rank):
+            total = madd(fill(peek(row(source, t) + k * width(one), one), one), load(own + k * VECTOR, one), total)
+        store(row(pad, t), total)
+    return pad
+
+
+@compiled
+@no_type_check
+def load_constants(layout, block, n, inputs, A2, skip, shift, weights, one):
+    """A times log2 e, D, the bias and the weight of the step sizes of one block's channels, as lane vectors."""
     size, lanes = width(one), VECTOR // width(one)
     clear(A2, block.tiles * n, one)
     clear(skip, block.tiles, one)
     clear(shift, block.tiles, one)
+    clear(weights, block.tiles * layout.rank, one)
     for c in range(block.channels):
         tile, lane = divmod(c, lanes)
         for i in range(layout.states):
@@ -318,6 +342,9 @@ def load_constants(layout, block, n, inputs, A2, skip, shift, one):
             poke(skip + tile * VECTOR + lane * size, peek(inputs.D + (block.channel + c) * size, one), one)
         if inputs.bias:
             poke(shift + tile * VECTOR + lane * size, peek(inputs.bias + (block.channel + c) * size, one), one)
+        for k in range(layout.rank):
+            factor = peek(inputs.weight + ((block.channel + c) * layout.rank + k) * size, one)
+            poke(weights + (tile * layout.rank + k) * VECTOR + lane * size, factor, one)
 
 
 @compiled
@@ -328,13 +355,14 @@ def forward_tasks(states, one, tasks, layout, inputs, y, borders, scratch):
     A2, state = scratch, scratch + layout.width * n * VECTOR
     skip = state + layout.width * n * VECTOR
     shift = skip + layout.width * VECTOR
-    chunk_room, chunk_bytes = shift + layout.width * VECTOR, CHUNK * VECTOR
+    weights = shift + layout.width * VECTOR
+    chunk_room, chunk_bytes = weights + layout.width * layout.rank * VECTOR, CHUNK * VECTOR
     step_sizes, drive = Rows(chunk_room, VECTOR), Rows(chunk_room + chunk_bytes, VECTOR)
     pad_u, pad_delta = Rows(chunk_room + 2 * chunk_bytes, VECTOR), Rows(chunk_room + 3 * chunk_bytes, VECTOR)
     pad_y, through = Rows(chunk_room + 4 * chunk_bytes, VECTOR), Rows(chunk_room + 5 * chunk_bytes, VECTOR)
     for task in range(tasks[0], tasks[1]):
         block = block_of(task, layout, one)
-        load_constants(layout, block, n, inputs, A2, skip, shift, one)
+        load_constants(layout, block, n, inputs, A2, skip, shift, weights, one)
         clear(state, block.tiles * n, one)
         for chunk in range(layout.chunks):
             start = chunk * CHUNK
@@ -346,7 +374,7 @@ def forward_tasks(states, one, tasks, layout, inputs, y, borders, scratch):
             for tile in range(block.tiles):
                 channel, inside = block.channel + tile * lanes, block.channels - tile * lanes
                 u = taken(rows_of(inputs.u, block, start, channel, one), steps, inside, pad_u, one)
-                delta = taken(rows_of(inputs.delta, block, start, channel, one), steps, inside, pad_delta, one)
+                delta = raw_steps(layout, inputs, block, start, steps, tile, weights, pad_delta, one)
                 y_rows = rows_of(y, block, start, channel, one)
                 y_place = place(y_rows, inside, pad_y, one)
                 prepare(
@@ -385,18 +413,26 @@ def prepare_back(steps, delta, u, dy, bias, smooth, step_sizes, drive, slope, vi
 
 @compiled
 @no_type_check
-def collect(steps, step_sizes, slope, u, dy, skip, via_B, via_A, du, ddelta, gain_D, gain_bias, one):
-    """du and ddelta from the two sums over states, and what this chunk adds to dD and to the gradient of the bias."""
-    weight, log2, sum_D, sum_bias = load(skip, one), fill(1 / LOG2E, one), fill(0.0, one), fill(0.0, one)
+def collect(steps, step_sizes, slope, u, dy, skip, via_B, via_A, du, ddelta, one):
+    """du and ddelta from the two sums over states."""
+    weight, log2 = load(skip, one), fill(1 / LOG2E, one)
     for t in range(steps):
         fetch(row(du, t - CHUNK))
         fetch(row(ddelta, t - CHUNK))
         wanted, x, through_B = load(row(dy, t), one), load(row(u, t), one), load(row(via_B, t), one)
         store(row(du, t), madd(through_B, load(row(step_sizes, t), one), mul(weight, wanted)))
         through = madd(through_B, x, mul(load(row(via_A, t), one), log2))
-        through = mul(through, load(row(slope, t), one))
-        store(row(ddelta, t), through)
-        sum_D, sum_bias = madd(wanted, x, sum_D), add(sum_bias, through)
+        store(row(ddelta, t), mul(through, load(row(slope, t), one)))
+
+
+@compiled
+@no_type_check
+def add_steps(steps, inside, u, dy, ddelta, gain_D, gain_bias, one):
+    """What some steps ask of D and of the bias, added up from the first to the last."""
+    sum_D, sum_bias = fill(0.0, one), fill(0.0, one)
+    for t in range(steps):
+        sum_D = madd(load_lanes(row(dy, t), inside, one), load_lanes(row(u, t), inside, one), sum_D)
+        sum_bias = add(sum_bias, load_lanes(row(ddelta, t), inside, one))
     store(gain_D, sum_D)
     store(gain_bias, sum_bias)
 
@@ -423,7 +459,7 @@ def fold_rows(target, layout, block, start, steps, sums, n, one):
     lanes, size = VECTOR // width(one), width(one)
     rows = rows_of(target, block, start, 0, one)
     first = rows.first + (block.tile // layout.width) * target.block
-    straight = steps == CHUNK and rows.stride == n * size  # whole rows of n, one behind the other
+    straight = steps == CHUNK and layout.states == n and rows.stride == n * size  # whole rows, one behind the other
     place = first if straight else sums  # where vector k goes, all before it have been read
     for k in range(n * CHUNK // lanes):
         store(place + k * VECTOR, fold(sums + k * lanes * VECTOR, one))
@@ -442,8 +478,9 @@ def backward_tasks(states, one, tasks, layout, inputs, borders, dy, du, ddelta, 
     A2, carry = scratch, scratch + layout.width * n * VECTOR
     skip = carry + layout.width * n * VECTOR
     shift = skip + layout.width * VECTOR
-    gain = shift + layout.width * VECTOR
-    total = gain + (n + 2) * VECTOR
+    weights = shift + layout.width * VECTOR
+    gain = weights + layout.width * layout.rank * VECTOR
+    total = gain + layout.width * (n + 2) * VECTOR
     lost = total + layout.width * (n + 2) * VECTOR
     sums_B = lost + layout.width * (n + 2) * VECTOR
     sums_C = sums_B + n * chunk_bytes + SKEW
@@ -457,7 +494,7 @@ def backward_tasks(states, one, tasks, layout, inputs, borders, dy, du, ddelta, 
     pad_du, pad_ddelta = Rows(chunk_room + 8 * chunk_bytes, VECTOR), Rows(chunk_room + 9 * chunk_bytes, VECTOR)
     for task in range(tasks[0], tasks[1]):
         block = block_of(task, layout, one)
-        load_constants(layout, block, n, inputs, A2, skip, shift, one)
+        load_constants(layout, block, n, inputs, A2, skip, shift, weights, one)
         clear(carry, block.tiles * n, one)
         clear(total, block.tiles * (n + 2), one)
         clear(lost, block.tiles * (n + 2), one)
@@ -468,10 +505,13 @@ def backward_tasks(states, one, tasks, layout, inputs, borders, dy, du, ddelta, 
             border = borders + (border * layout.tiles + block.tile) * n * VECTOR
             clear(sums_B, n * CHUNK, one)
             clear(sums_C, n * CHUNK, one)
+            if chunk % PAIR == PAIR - 1 or chunk == layout.chunks - 1:
+                clear(gain, block.tiles * (n + 2), one)
             for tile in range(block.tiles):
                 channel, inside = block.channel + tile * lanes, block.channels - tile * lanes
+                own = tile * (n + 2) * VECTOR
                 u = taken(rows_of(inputs.u, block, start, channel, one), steps, inside, pad_u, one)
-                delta = taken(rows_of(inputs.delta, block, start, channel, one), steps, inside, pad_delta, one)
+                delta = raw_steps(layout, inputs, block, start, steps, tile, weights, pad_delta, one)
                 wanted = taken(rows_of(dy, block, start, channel, one), steps, inside, pad_dy, one)
                 prepare_back(
                     steps, delta, u, wanted, shift + tile * VECTOR, inputs.smooth,
@@ -485,7 +525,7 @@ def backward_tasks(states, one, tasks, layout, inputs, borders, dy, du, ddelta, 
                     run_again(states, steps, step_sizes, drive, rates, B, state, decays, history, one)
                     run_back(
                         states, steps, step_sizes, drive, wanted, rates, B, C, decays, history,
-                        Rows(carry + at, VECTOR), Rows(gain + i * VECTOR, VECTOR), via_B, via_A,
+                        Rows(carry + at, VECTOR), Rows(gain + own + i * VECTOR, VECTOR), via_B, via_A,
                         Rows(sums_B + i * VECTOR, n * VECTOR), Rows(sums_C + i * VECTOR, n * VECTOR), one,
                     )  # fmt: skip
                 du_rows = rows_of(du, block, start, channel, one)
@@ -493,13 +533,17 @@ def backward_tasks(states, one, tasks, layout, inputs, borders, dy, du, ddelta, 
                 du_place = place(du_rows, inside, pad_du, one)
                 ddelta_place = place(ddelta_rows, inside, pad_ddelta, one)
                 collect(
-                    steps, step_sizes, slope, u, wanted, skip + tile * VECTOR, via_B, via_A, du_place, ddelta_place,
-                    gain + n * VECTOR, gain + (n + 1) * VECTOR, one,
+                    steps, step_sizes, slope, u, wanted, skip + tile * VECTOR, via_B, via_A, du_place, ddelta_place, one
                 )  # fmt: skip
                 finish(du_rows, steps, inside, du_place, one)
                 finish(ddelta_rows, steps, inside, ddelta_place, one)
-                at = tile * (n + 2) * VECTOR
-                add_exactly(total + at, lost + at, gain, n + 2, one)
+                if chunk % PAIR == 0:
+                    add_steps(
+                        min(PAIR * CHUNK, layout.steps - start), inside, rows_of(inputs.u, block, start, channel, one),
+                        rows_of(dy, block, start, channel, one), ddelta_rows,
+                        gain + own + n * VECTOR, gain + own + (n + 1) * VECTOR, one,
+                    )  # fmt: skip
+                    add_exactly(total + own, lost + own, gain + own, n + 2, one)
             fold_rows(dB, layout, block, start, steps, sums_B, n, one)
             fold_rows(dC, layout, block, start, steps, sums_C, n, one)
         store_constants(layout, block, n, total, dA, dD, dbias, one)
@@ -509,14 +553,15 @@ def backward_tasks(states, one, tasks, layout, inputs, borders, dy, du, ddelta, 
 
 
 @no_type_check
-def _layout(u, A, B):
+def _layout(u, A, B, weight=None):
     """How a scan of these tensors is cut up, and a tuple whose length tells the compiler how many states to hold."""
-    return _cut(u.shape[1], u.shape[2], A.shape[1], B.shape[2], u.element_size())
+    rank = 0 if weight is None else weight.shape[1]
+    return _cut(u.shape[1], u.shape[2], A.shape[1], B.shape[2], rank, u.element_size())
 
 
 @lru_cache
 @no_type_check
-def _cut(steps, channels, n, groups, size):
+def _cut(steps, channels, n, groups, rank, size):
     rounds = max(1, ceil(n / STATES))
     at_once = max(1, ceil(n / rounds))
     tiles = ceil(channels // groups * size / VECTOR)
@@ -532,6 +577,7 @@ def _cut(steps, channels, n, groups, size):
         tiles=tiles,
         width=ceil(tiles / max(1, blocks)),
         blocks=blocks,
+        rank=rank,
     )
     return layout, (0,) * at_once
 
@@ -561,34 +607,39 @@ def _total(parts):
 
 
 @no_type_check
-def _inputs(u, delta, A, B, C, D, bias, smooth, n):
+def _inputs(u, delta, A, B, C, D, bias, smooth, weight, n):
     """What the kernels read, and the tensors that hold it, which have to live as long as the kernels run."""
-    held = [_readable(u), _readable(delta), _readable(B, n), _readable(C, n), A.contiguous()]
-    held += [x if x is None else x.contiguous() for x in (D, bias)]
+    held = [_readable(u), _readable(delta), _readable(B, n), _readable(C, n)]
+    held += [x if x is None else x.contiguous() for x in (weight, A, D, bias)]
     return Inputs(*map(_operand, held[:4]), *map(address_of, held[4:]), smooth), held
 
 
 @no_type_check
 def borders_shape(u, A, B):
     """The shape of the states that the forward pass keeps for the backward pass."""
-    layout, states = _layout(u, A, B)
+    return _borders(u, *_layout(u, A, B))
+
+
+@no_type_check
+def _borders(u, layout, states):
     held = layout.rounds * len(states)
     return (len(u), layout.chunks, layout.groups * layout.tiles, held, VECTOR // u.element_size())
 
 
 @no_type_check
-def forward(u, delta, A, B, C, D, bias, smooth, keep):
+def forward(u, delta, A, B, C, D, bias, smooth, keep, weight=None):
     """y, and the states at the borders of chunks (none unless `keep`), of float32 or float64 tensors on the CPU.
 
-    u, delta and y are `b l d`, B and C `b l g n`.
+    u, delta and y are `b l d`, B and C `b l g n`. With `weight`, `d r`, delta is `b l r`, and its products with the
+    weight are the step sizes.
     """
-    layout, states = _layout(u, A, B)
+    layout, states = _layout(u, A, B, weight)
     n = layout.rounds * len(states)
-    inputs, held = _inputs(u, delta, A, B, C, D, bias, smooth, n)
+    inputs, held = _inputs(u, delta, A, B, C, D, bias, smooth, weight, n)
     y = torch.empty(u.shape, dtype=u.dtype)
-    borders = torch.empty(borders_shape(u, A, B) if keep else 0, dtype=u.dtype)
+    borders = torch.empty(_borders(u, layout, states) if keep else 0, dtype=u.dtype)
     tasks = len(u) * layout.groups * layout.blocks
-    vectors = layout.width * (2 * n + 2) + 6 * CHUNK
+    vectors = layout.width * (2 * n + 2 + layout.rank) + 6 * CHUNK
     one, out, kept = like(u), _operand(y), borders.data_ptr() if keep else 0
 
     def work(some, room):
@@ -600,18 +651,18 @@ def forward(u, delta, A, B, C, D, bias, smooth, keep):
 
 
 @no_type_check
-def backward(dy, u, delta, A, B, C, D, bias, borders, smooth):
-    """The gradients of u, delta, A, B, C, D and bias (the last two whether or not they were given)."""
-    layout, states = _layout(u, A, B)
+def backward(dy, u, delta, A, B, C, D, bias, borders, smooth, weight=None):
+    """The gradients of u, the step sizes, A, B, C, D and bias (the last two whether or not they were given)."""
+    layout, states = _layout(u, A, B, weight)
     n = layout.rounds * len(states)
-    inputs, held = _inputs(u, delta, A, B, C, D, bias, smooth, n)
+    inputs, held = _inputs(u, delta, A, B, C, D, bias, smooth, weight, n)
     dy = _readable(dy)
     du, ddelta = (torch.empty(u.shape, dtype=u.dtype) for _ in range(2))
     dB, dC = (torch.empty(layout.blocks, *B.shape, dtype=u.dtype) for _ in range(2))
     dA = torch.empty(len(u), *A.shape, dtype=u.dtype)
     dD, dbias = (torch.empty(len(u), len(A), dtype=u.dtype) for _ in range(2))
     tasks = len(u) * layout.groups * layout.blocks
-    constants = layout.width * (4 * n + 6) + n + 2
+    constants = layout.width * (5 * n + 8 + layout.rank)
     vectors = constants + CHUNK * (2 * n + 10) + (2 * CHUNK + 1) * len(states) + 3 * SKEW // VECTOR
     outs = (*map(_operand, (du, ddelta, dB, dC)), *map(address_of, (dA, dD, dbias)))
     one, kept, wanted = like(u), borders.data_ptr(), _operand(dy)

@@ -4,20 +4,44 @@ Autograd would add up gradients of slices in maps of their own, and look after e
 operators run one after another, and their gradients go straight where they belong.
 """
 
+from math import prod
+
 import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 
-from evssm.fused import DEPTHWISE, DEPTHWISE_BACKWARD, LINEAR, LINEAR_BACKWARD, depthwise, linear, served
+from evssm.fused import (
+    DEPTHWISE,
+    DEPTHWISE_BACKWARD,
+    LINEAR_BACKWARD,
+    OPERATORS,
+    define,
+    depthwise,
+    linear,
+    served,
+)
 from evssm.precision import at_least_float32
-from evssm.scan import SCAN, SCAN_BACKWARD, selective_scan
-from evssm.scan_choice import preferred
+from evssm.scan import selective_scan
+from evssm.scan_choice import backend_module, preferred
 from evssm.shapes import Image
 
 PLAIN = 0  # nothing follows the convolution
+CHOSEN = "Tensor u, Tensor projection, Tensor weight, Tensor bias"
+SELECT = define(f"select({CHOSEN}, int rank) -> (Tensor, Tensor)")
+SELECT_BACKWARD = define(
+    f"select_backward(Tensor dt, Tensor dB, Tensor dC, Tensor du, {CHOSEN}, bool weights)"
+    " -> (Tensor, Tensor, Tensor, Tensor)"
+)
+SCANNED = "Tensor u, Tensor t, Tensor steps, Tensor A, Tensor BC, Tensor D, Tensor bias"
+SCAN_STEPS = define(f"scan_steps({SCANNED}, bool keep) -> (Tensor, Tensor)")
+SCAN_STEPS_BACKWARD = define(
+    f"scan_steps_backward(Tensor dy, {SCANNED}, Tensor borders)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
 
 
 def select(
@@ -87,35 +111,88 @@ def _kernel(weight):
 class _ScanSelected(Function):
     @staticmethod
     def forward(ctx, keep, u, projection, weight, bias, steps, A, D, step_bias):
-        (b, h, w, d), rank = u.shape, steps.shape[1]
-        x = u.reshape(b, 1, h * w, d) if weight.dim() == 3 else u
-        s = DEPTHWISE(x, projection, _kernel(weight), bias, PLAIN, None).view(b, 1, h * w, -1)
-        delta = LINEAR(s[..., :rank], steps, None).view(b, h * w, d)
-        y, borders = SCAN(u.reshape(b, h * w, d), delta, A, *_parts(s, rank), D, step_bias, True, keep, "numba")
-        ctx.save_for_backward(u, s, delta, borders, projection, weight, bias, steps, A, D, step_bias)
+        b, h, w, d = u.shape
+        sequence = u.reshape(b, h * w, d)
+        t, BC = _selected(u, sequence, projection, weight, bias, steps.shape[1])
+        y, borders = SCAN_STEPS(sequence, t, steps, A, BC, D, step_bias, keep)
+        ctx.save_for_backward(u, t, BC, borders, projection, weight, bias, steps, A, D, step_bias)
         return y.view(u.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy):
-        u, s, delta, borders, projection, weight, bias, steps, A, D, step_bias = ctx.saved_tensors
-        (b, h, w, d), rank = u.shape, steps.shape[1]
+        u, t, BC, borders, projection, weight, bias, steps, A, D, step_bias = ctx.saved_tensors
+        b, h, w, d = u.shape
         weights = any(ctx.needs_input_grad[2:])
         sequence, asked = u.reshape(b, h * w, d), dy.reshape(b, h * w, d)
-        du, ddelta, dA, dB, dC, dD, dstep_bias = SCAN_BACKWARD(
-            asked, sequence, delta, A, *_parts(s, rank), D, step_bias, borders, True, "numba"
+        du, ddelta, dA, dB, dC, dD, dstep_bias = SCAN_STEPS_BACKWARD(
+            asked, sequence, t, steps, A, BC, D, step_bias, borders
         )
-        ddelta, dsteps = LINEAR_BACKWARD(ddelta.view(b, 1, h * w, d), s[..., :rank], steps, True, weights)
-        ds = torch.cat([ddelta.view(b, h * w, rank), dB.squeeze(2), dC.squeeze(2)], dim=-1)
-        x = sequence[:, None] if weight.dim() == 3 else u
-        dx, dprojection, dweight, dbias, _ = DEPTHWISE_BACKWARD(
-            ds.view(*x.shape[:3], -1), x, projection, _kernel(weight), bias, PLAIN, None, weights
-        )
-        du = du.add_(dx.view(du.shape)).view(u.shape)
-        gradients = (dprojection, dweight.view(weight.shape), dbias, dsteps) if weights else (None,) * 4
-        return None, du, *gradients, dA, dD, dstep_bias
+        dt, dsteps = LINEAR_BACKWARD(ddelta[:, None], t[:, None], steps, True, weights)
+        du, *gradients = _selected_backward(dt[:, 0], dB, dC, du, u, sequence, projection, weight, bias, weights)
+        gradients = (*gradients, dsteps) if weights else (None,) * 4
+        return None, du.view(u.shape), *gradients, dA, dD, dstep_bias
 
 
-def _parts(s, rank):
-    """B and C of the parameters `b 1 l s`, as the scan wants them."""
-    return (part[:, 0, :, None] for part in s[..., rank:].chunk(2, dim=-1))
+def _selected(u, sequence, projection, weight, bias, rank):
+    """What the step sizes are made of, `b l r`, and B and C, `b l 2n`."""
+    if weight.dim() == 3:
+        return SELECT(sequence, projection, weight, bias, rank)
+    s = DEPTHWISE(u, projection, weight, bias, PLAIN, None).flatten(1, 2)
+    return s[..., :rank], s[..., rank:]
+
+
+def _selected_backward(dt, dB, dC, du, u, sequence, projection, weight, bias, weights):
+    """`du`, `b l d`, plus the gradient of u, and those of the parameters."""
+    if weight.dim() == 3:
+        return SELECT_BACKWARD(dt, dB, dC, du, sequence, projection, weight, bias, weights)
+    ds = torch.cat([dt, dB, dC], dim=-1).view(*u.shape[:3], -1)
+    dx, *gradients, _ = DEPTHWISE_BACKWARD(ds, u, projection, weight, bias, PLAIN, None, weights)
+    return du.add_(dx.view(du.shape)), *gradients
+
+
+@torch.library.register_fake("evssm::select", lib=OPERATORS)
+def _select_shapes(u, projection, weight, bias, rank):
+    return u.new_empty(*u.shape[:2], rank), u.new_empty(*u.shape[:2], len(projection) - rank)
+
+
+@torch.library.register_fake("evssm::select_backward", lib=OPERATORS)
+def _select_backward_shapes(dt, dB, dC, du, u, projection, weight, bias, weights):
+    return u.new_empty(u.shape), *(u.new_empty(p.shape if weights else 0) for p in (projection, weight, bias))
+
+
+@torch.library.register_fake("evssm::scan_steps", lib=OPERATORS)
+def _scan_steps_shapes(u, t, steps, A, BC, D, bias, keep):
+    B = BC[:, :, None].chunk(2, dim=-1)[0]
+    return u.new_empty(u.shape), u.new_empty(backend_module("numba").borders_shape(u, A, B) if keep else 0)
+
+
+@torch.library.register_fake("evssm::scan_steps_backward", lib=OPERATORS)
+def _scan_steps_backward_shapes(dy, u, t, steps, A, BC, D, bias, borders):
+    half = BC.shape[-1] // 2
+    shapes = u.shape, u.shape, A.shape, (*u.shape[:2], half), (*u.shape[:2], half), D.shape, bias.shape
+    return tuple(u.new_empty(shape) for shape in shapes)
+
+
+@register_flop_formula(torch.ops.evssm.select)
+def _select_flops(u, projection, weight, *_, out_shape=None, **__) -> int:
+    """Those of the product and the convolution: a multiplication and an addition are two."""
+    b, l, d = u
+    return 2 * b * l * weight[0] * (weight[2] + d)
+
+
+@register_flop_formula(torch.ops.evssm.select_backward)
+def _select_backward_flops(dt, dB, dC, du, u, projection, weight, bias, weights, *_, out_shape=None, **__) -> int:
+    return (2 if weights else 1) * _select_flops(u, projection, weight)
+
+
+@register_flop_formula(torch.ops.evssm.scan_steps)
+def _scan_steps_flops(u, t, steps, A, *_, out_shape=None, **__) -> int:
+    """Those of the scan, and of the products that its step sizes are."""
+    return flop_registry[torch.ops.evssm.scan](u, None, A) + 2 * prod(u) * steps[1]
+
+
+@register_flop_formula(torch.ops.evssm.scan_steps_backward)
+def _scan_steps_backward_flops(dy, u, t, steps, A, *_, out_shape=None, **__) -> int:
+    """Those of the scan: the products' own gradients are another operator's."""
+    return flop_registry[torch.ops.evssm.scan_backward](dy, u, None, A)

@@ -13,6 +13,7 @@ evssm.compiled evssm.lanes evssm.lane_functions evssm.kernel_tasks evssm.map_mem
 evssm.scan_definition evssm.scan_torch evssm.scan_numba evssm.scan_triton evssm.scan_mamba_ssm evssm.scan_choice
 evssm.scan evssm.mamba_ssm evssm.ssd
 evssm.fused_linear evssm.fused_ends evssm.fused_depthwise evssm.fused_norm evssm.fused_patches
+evssm.fused_selection
 evssm.enlarge_numba evssm.fused evssm.enlarge evssm.layers evssm.tf_layers evssm.scan_selected
 evssm.spectral evssm.windows
 evssm.mixer evssm.mamba2

@@ -54,14 +54,14 @@ def test_what_needs_no_gradient_gets_none():
 
 @needs_numba
 def test_a_step_keeps_states_only_for_gradients(monkeypatch):
-    kept, scan = [], module.SCAN
+    kept, scan = [], module.SCAN_STEPS
 
     def watched(*arguments):
         y, borders = scan(*arguments)
         kept.append(borders.numel())
         return y, borders
 
-    monkeypatch.setattr(module, "SCAN", watched)
+    monkeypatch.setattr(module, "SCAN_STEPS", watched)
     inputs = random_inputs()
     scan_selected(*inputs)
     with torch.no_grad():
