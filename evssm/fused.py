@@ -39,11 +39,13 @@ SCHEMAS = (
     "linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
     "linear_backward(Tensor dy, Tensor x, Tensor weight, bool inputs, bool weights) -> (Tensor, Tensor)",
     f"depthwise({CONVOLVED}) -> Tensor",
-    f"depthwise_backward(Tensor dy, {CONVOLVED}, bool weights) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    f"depthwise_backward(Tensor dy, {CONVOLVED}, bool weights, Tensor? also=None)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     f"norm({NORMALISED}) -> Tensor",
-    f"norm_backward(Tensor dy, {NORMALISED}, bool weights) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    f"norm_backward(Tensor dy, {NORMALISED}, bool weights, Tensor? also=None)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     "filter_patches(Tensor x, Tensor gain) -> Tensor",
-    "filter_patches_gain(Tensor dy, Tensor x) -> Tensor",
+    "filter_patches_backward(Tensor dy, Tensor x, Tensor gain) -> (Tensor, Tensor)",
 )
 
 
@@ -65,7 +67,9 @@ def define(schema: str) -> Any:
     return getattr(torch.ops.evssm, name).default
 
 
-LINEAR, LINEAR_BACKWARD, DEPTHWISE, DEPTHWISE_BACKWARD, NORM, NORM_BACKWARD, FILTER, FILTER_GAIN = map(define, SCHEMAS)
+LINEAR, LINEAR_BACKWARD, DEPTHWISE, DEPTHWISE_BACKWARD, NORM, NORM_BACKWARD, FILTER, FILTER_BACKWARD = map(
+    define, SCHEMAS
+)
 
 
 @cache
@@ -93,6 +97,11 @@ def _first(x: Float[Tensor, "b h w c"]) -> Map:
     return x.permute(0, 3, 1, 2)
 
 
+def _own(x: Float[Tensor, "b h w c"]) -> Map:
+    """`_first` for what a step gives, which nobody may take for a view: views cannot be changed in place."""
+    return _first(x).detach()
+
+
 # --- products with matrices -------------------------------------------------------------------------------------------
 
 
@@ -103,7 +112,7 @@ def linear(x: Image, weight: Float[Tensor, "o c"], bias: Float[Tensor, " o"] | N
     """
     if not served(x, weight, bias):
         return linear_definition(x, weight, bias)
-    return _first(_Linear.apply(_last(x), weight, bias))
+    return _Linear.apply(x, weight, bias)
 
 
 def linear_definition(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -114,16 +123,17 @@ def linear_definition(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
 class _Linear(Function):
     @staticmethod
     def forward(ctx, x, weight, bias):
+        x = _last(x)
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
-        return LINEAR(x, weight, bias)
+        return _own(LINEAR(x, weight, bias))
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy):
-        x, weight = ctx.saved_tensors
+        (x, weight), dy = ctx.saved_tensors, _last(dy)
         inputs, weights, biases = ctx.needs_input_grad
         dx, dweight = LINEAR_BACKWARD(dy, dy if x is None else x, weight, inputs, weights)
-        return dx if inputs else None, dweight if weights else None, dy.sum((0, 1, 2)) if biases else None
+        return _first(dx) if inputs else None, dweight if weights else None, dy.sum((0, 1, 2)) if biases else None
 
 
 @torch.library.register_fake("evssm::linear", lib=OPERATORS)
@@ -171,7 +181,21 @@ def depthwise(
     """
     if not served(x, projection, weight, bias, output):
         return depthwise_definition(x, weight, bias, then, projection=projection, output=output)
-    return _first(_Depthwise.apply(_last(x), projection, weight, bias, get_args(Activation).index(then), output))
+    return _Depthwise.apply(x, projection, weight, bias, get_args(Activation).index(then), output)[0]
+
+
+def depthwise_beside(
+    x: Image,
+    weight: Float[Tensor, "d 1 i j"],
+    bias: Float[Tensor, " d"] | None = None,
+    then: Activation = "none",
+    *,
+    projection: Float[Tensor, "d c"],
+) -> tuple[Map, Image]:
+    """`depthwise`, and x again for all others that want it: their gradients are added where its own is made."""
+    if not served(x, projection, weight, bias):
+        return depthwise_definition(x, weight, bias, then, projection=projection), x
+    return _Depthwise.apply(x, projection, weight, bias, get_args(Activation).index(then), None)
 
 
 def depthwise_definition(
@@ -198,19 +222,23 @@ def depthwise_definition(
 class _Depthwise(Function):
     @staticmethod
     def forward(ctx, x, projection, weight, bias, then, output):
-        ctx.save_for_backward(x, projection, weight, bias, output)
+        last = _last(x)
+        ctx.save_for_backward(last, projection, weight, bias, output)
         ctx.then = then
-        return DEPTHWISE(x, projection, weight, bias, then, output)
+        ctx.set_materialize_grads(False)
+        return _own(DEPTHWISE(last, projection, weight, bias, then, output)), x.view_as(x)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dy):
+    def backward(ctx, dy, also):
+        if dy is None:
+            return also, *(None,) * 5
         x, projection, weight, bias, output = ctx.saved_tensors
-        weights = any(ctx.needs_input_grad[1:])
-        dx, *gradients = DEPTHWISE_BACKWARD(dy, x, projection, weight, bias, ctx.then, output, weights)
+        weights, more = any(ctx.needs_input_grad[1:]), None if also is None else _last(also)
+        dx, *gradients = DEPTHWISE_BACKWARD(_last(dy), x, projection, weight, bias, ctx.then, output, weights, more)
         parameters = zip(gradients, (projection, weight, bias, output), strict=True)
         dprojection, dweight, dbias, doutput = (g if weights and p is not None else None for g, p in parameters)
-        return dx, dprojection, dweight, dbias, None, doutput
+        return _first(dx), dprojection, dweight, dbias, None, doutput
 
 
 @torch.library.register_fake("evssm::depthwise", lib=OPERATORS)
@@ -220,7 +248,7 @@ def _depthwise_shape(x, projection, weight, bias, then, output):
 
 
 @torch.library.register_fake("evssm::depthwise_backward", lib=OPERATORS)
-def _depthwise_backward_shapes(dy, x, projection, weight, bias, then, output, weights):
+def _depthwise_backward_shapes(dy, x, projection, weight, bias, then, output, weights, also=None):
     parameters = (projection, weight, weight[:, 0, 0, 0] if bias is None else bias, output)
     return x.new_empty(x.shape), *(x.new_empty(p.shape if weights and p is not None else 0) for p in parameters)
 
@@ -265,8 +293,16 @@ def normalise(
         return normalise_definition(
             x, weight, bias, eps, centred=centred, gate=gate, projection=projection, output=output
         )
-    last = None if gate is None else _last(gate)
-    return _first(_Normalise.apply(_last(x), last, projection, weight, bias, eps, centred, output))
+    return _Normalise.apply(x, gate, projection, weight, bias, eps, centred, output)[0]
+
+
+def normalise_beside(
+    x: Image, weight: Float[Tensor, " c"], bias: Float[Tensor, " c"], eps: float, *, centred: bool
+) -> tuple[Map, Image]:
+    """`normalise`, and x again for all others that want it: their gradients are added where its own is made."""
+    if not served(x, weight, bias):
+        return normalise_definition(x, weight, bias, eps, centred=centred), x
+    return _Normalise.apply(x, None, None, weight, bias, eps, centred, None)
 
 
 def normalise_definition(
@@ -296,22 +332,28 @@ def normalise_definition(
 class _Normalise(Function):
     @staticmethod
     def forward(ctx, x, gate, projection, weight, bias, eps, centred, output):
-        ctx.save_for_backward(x, gate, projection, weight, bias, output)
+        last, gate = _last(x), None if gate is None else _last(gate)
+        ctx.save_for_backward(last, gate, projection, weight, bias, output)
         ctx.how = eps, centred
-        return NORM(x, gate, projection, weight, bias, eps, centred, output)
+        ctx.set_materialize_grads(False)
+        return _own(NORM(last, gate, projection, weight, bias, eps, centred, output)), x.view_as(x)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dy):
+    def backward(ctx, dy, also):
+        if dy is None:
+            return also, *(None,) * 7
         x, gate, projection, weight, bias, output = ctx.saved_tensors
+        more = None if also is None else _last(also)
         weights = any(ctx.needs_input_grad[i] for i in (2, 7))
         dx, dgate, dprojection, dweight, dbias, doutput = NORM_BACKWARD(
-            dy, x, gate, projection, weight, bias, *ctx.how, output, weights
+            _last(dy), x, gate, projection, weight, bias, *ctx.how, output, weights, more
         )
         dprojection, doutput = (
             g if weights and p is not None else None for g, p in ((dprojection, projection), (doutput, output))
         )
-        return dx, None if gate is None else dgate, dprojection, dweight, dbias, None, None, doutput
+        dgate = None if gate is None else _first(dgate)
+        return _first(dx), dgate, dprojection, dweight, dbias, None, None, doutput
 
 
 @torch.library.register_fake("evssm::norm", lib=OPERATORS)
@@ -320,7 +362,7 @@ def _norm_shape(x, gate, projection, weight, bias, eps, centred, output):
 
 
 @torch.library.register_fake("evssm::norm_backward", lib=OPERATORS)
-def _norm_backward_shapes(dy, x, gate, projection, weight, bias, eps, centred, output, weights):
+def _norm_backward_shapes(dy, x, gate, projection, weight, bias, eps, centred, output, weights, also=None):
     dprojection, doutput = (x.new_empty(m.shape if weights and m is not None else 0) for m in (projection, output))
     dgate = x.new_empty(0 if gate is None else gate.shape)
     return x.new_empty(x.shape), dgate, dprojection, torch.empty_like(weight), torch.empty_like(bias), doutput
@@ -350,7 +392,7 @@ def filter_patches(x: Image, gain: Float[Tensor, "64 c"]) -> Map:
     """
     if not served(x, gain):
         return filter_patches_definition(x, gain)
-    return _first(_FilterPatches.apply(_last(x), gain))
+    return _FilterPatches.apply(x, gain)
 
 
 def filter_patches_definition(x: Tensor, gain: Tensor) -> Tensor:
@@ -374,14 +416,16 @@ def _hartley(dtype: torch.dtype, device: torch.device) -> Tensor:
 class _FilterPatches(Function):
     @staticmethod
     def forward(ctx, x, gain):
+        x = _last(x)
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, gain)
-        return FILTER(x, gain)
+        return _own(FILTER(x, gain))
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy):
-        x, gain = ctx.saved_tensors
-        return FILTER(dy, gain), None if x is None else FILTER_GAIN(dy, x)
+        (x, gain), dy = ctx.saved_tensors, _last(dy)
+        dx, dgain = (FILTER(dy, gain), None) if x is None else FILTER_BACKWARD(dy, x, gain)
+        return _first(dx), dgain
 
 
 @torch.library.register_fake("evssm::filter_patches", lib=OPERATORS)
@@ -389,13 +433,18 @@ def _filter_shape(x, gain):
     return x.new_empty(x.shape)
 
 
-@torch.library.register_fake("evssm::filter_patches_gain", lib=OPERATORS)
-def _filter_gain_shape(dy, x):
-    return x.new_empty(PATCH**2, x.shape[-1])
+@torch.library.register_fake("evssm::filter_patches_backward", lib=OPERATORS)
+def _filter_backward_shapes(dy, x, gain):
+    return x.new_empty(x.shape), x.new_empty(PATCH**2, x.shape[-1])
 
 
-@register_flop_formula([torch.ops.evssm.filter_patches, torch.ops.evssm.filter_patches_gain])
+@register_flop_formula(torch.ops.evssm.filter_patches)
 def _filter_flops(x, *_, out_shape=None, **__) -> int:
     """Two real transforms of 64 numbers, 5/2 n log2 n each, as Fourier transforms are counted."""
     b, h, w, c = x
     return 30 * b * h * w * c
+
+
+@register_flop_formula(torch.ops.evssm.filter_patches_backward)
+def _filter_backward_flops(dy, x, gain, *_, out_shape=None, **__) -> int:
+    return 2 * _filter_flops(x)

@@ -10,11 +10,11 @@ from typing import NamedTuple, no_type_check
 
 from evssm.compiled import compiled
 from evssm.fused_ends import Sums, end_of, own_sums, room_for_sums, summed
-from evssm.fused_linear import multiply
+from evssm.fused_linear import multiply, multiply_apart
 from evssm.kernel_tasks import address_of, like, share_out
 from evssm.lane_functions import clear, gelu, gelu_slope, store_part
 from evssm.lanes import VECTOR, add, fill, load, madd, mul, peek, poke, put, registers, store, take, width
-from evssm.map_memory import Matrix, bring, maps_of, row_of, size_of
+from evssm.map_memory import Matrix, add_rows, bring, maps_of, readable, row_of, size_of
 
 PLAIN, GELU, GATED = 0, 1, 2  # what follows a depth-wise convolution; GATED: gelu(first half) * second half
 RUN = 8  # neighbouring pixels that are convolved at a time
@@ -146,18 +146,28 @@ def add_table(columns, parts, pairs, ring, y, grad, w, sums, kernel, one):
 
 @compiled
 @no_type_check
-def bring_row(ring, y, source, picture, channel, size, inside, kernel, one):
-    """Row y of the maps to convolve into the ring; zeros where there is no such row."""
-    line, maps = line_of(ring, y, kernel) + kernel.before * VECTOR, source.maps
-    if y < 0 or y >= size.h:
-        clear(line, size.w, one)
-    elif source.inputs:
-        pixels = Matrix(row_of(maps, picture, y, 0, one), maps.pixel, width(one))
-        weight = Matrix(source.turned + channel * width(one), source.outputs * width(one), width(one))
-        target = Matrix(line, VECTOR, width(one))
-        multiply(size.w, inside, source.inputs, pixels, weight, Matrix(0, 0, 0), target, one)
-    else:
-        bring(line, row_of(maps, picture, y, channel, one), maps.pixel, size.w, inside, one)
+def bring_rows(rings, y, source, picture, size, halves, kernel, one):
+    """Row y of all maps to convolve into their rings; zeros where there is no such row."""
+    lanes, maps, ring = VECTOR // width(one), source.maps, kernel.rows * kernel.line
+    tiles, first = (size.channels + lanes - 1) // lanes, line_of(rings, y, kernel) + kernel.before * VECTOR
+    for half in range(halves):
+        line = first + half * ring
+        if y < 0 or y >= size.h:
+            for number in range(tiles):
+                clear(line + number * halves * ring, size.w, one)
+        elif source.inputs:
+            pixels = Matrix(row_of(maps, picture, y, 0, one), maps.pixel, width(one))
+            columns = half * size.channels * width(one)
+            weight = Matrix(source.turned + columns, source.outputs * width(one), width(one))
+            target, none = Matrix(line, VECTOR, width(one)), Matrix(0, 0, 0)
+            multiply_apart(
+                size.w, size.channels, source.inputs, pixels, weight, none, target, halves * ring, one
+            )  # fmt: skip
+        else:
+            for number in range(tiles):
+                channel, inside = half * size.channels + number * lanes, min(lanes, size.channels - number * lanes)
+                at = row_of(maps, picture, y, channel, one)
+                bring(line + number * halves * ring, at, maps.pixel, size.w, inside, one)
 
 
 @compiled
@@ -198,16 +208,18 @@ def finish_row(line, y, sink, picture, channel, size, inside, one):
 
 @compiled
 @no_type_check
-def ask_row(line, y, sink, picture, channel, size, inside, one):
-    """The gradient of an activated line from row y of the output's."""
-    number, maps = width(one), sink.maps
+def ask_rows(lines, y, sink, picture, size, kernel, one):
+    """The gradients of the activated lines, one behind the other, from row y of the output's."""
+    number, maps, lanes = width(one), sink.maps, VECTOR // width(one)
     if sink.inputs:
         asked = Matrix(row_of(maps, picture, y, 0, one), maps.pixel, number)
-        weight = Matrix(sink.weight + channel * number, sink.inputs * number, number)
-        target = Matrix(line, VECTOR, number)
-        multiply(size.w, inside, sink.outputs, asked, weight, Matrix(0, 0, 0), target, one)
+        weight, target = Matrix(sink.weight, sink.inputs * number, number), Matrix(lines, VECTOR, number)
+        none = Matrix(0, 0, 0)
+        multiply_apart(size.w, size.channels, sink.outputs, asked, weight, none, target, kernel.line, one)
     else:
-        bring(line, row_of(maps, picture, y, channel, one), maps.pixel, size.w, inside, one)
+        for channel in range(0, size.channels, lanes):
+            at, inside = row_of(maps, picture, y, channel, one), min(lanes, size.channels - channel)
+            bring(lines + channel // lanes * kernel.line, at, maps.pixel, size.w, inside, one)
 
 
 @compiled
@@ -269,12 +281,12 @@ def depthwise_tasks(columns, run, one, tasks, then, size, kernel, source, weight
     for task in range(tasks[0], tasks[1]):
         picture, top, bottom = strip_of(task, size)
         for row in range(top - 2 * reach, bottom):
+            bring_rows(rings, row + reach, source, picture, size, halves, kernel, one)
             for number in range(tiles):
                 for half in range(halves):
                     tile = tile_of(number, half, halves, size, count, kernel, scratch, rings, one)
                     if row == top - 2 * reach:
                         load_taps(weight, bias, tile.channel, tile.inside, tile.taps, count, one)
-                    bring_row(tile.ring, row + reach, source, picture, tile.channel, size, tile.inside, kernel, one)
                     if row >= top:
                         total = totals + half * kernel.line
                         convolve(columns, run, tile.ring, row, tile.taps, size.w, total, kernel, one)
@@ -299,40 +311,43 @@ def store_table(tiles, halves, size, count, kernel, sums, own, one):
 @compiled
 @no_type_check
 def depthwise_back_tasks(
-    columns, run, parts, pairs, one, tasks, then, weights, size, kernel, source, weight, bias, sink, dx, gradients,
-    scratch,
+    columns, run, parts, pairs, one, tasks, then, weights, size, kernel, source, weight, bias, sink, dx, also,
+    gradients, scratch,
 ):  # fmt: skip
-    """The gradients of the input in the rows that some tasks stand for; by task those of the parameters, if wanted."""
+    """The gradients of the input in the rows that some tasks stand for; by task those of the parameters, if wanted.
+
+    The maps `also`, if there are any, are added to the former.
+    """
     lanes, halves, reach = VECTOR // width(one), 2 if then == GATED else 1, kernel.rows // 2
     tiles, count = (size.channels + lanes - 1) // lanes, kernel.rows * len(columns) + 1
     table_bytes, ring_bytes = halves * tiles * count * VECTOR, halves * tiles * kernel.rows * kernel.line
     sums, rings = scratch + 2 * table_bytes, scratch + 3 * table_bytes
     grads, totals = rings + ring_bytes, rings + 2 * ring_bytes
-    line = totals + halves * kernel.line
+    lines = totals + halves * kernel.line
     clear(rings, 2 * ring_bytes // VECTOR, one)
     for task in range(tasks[0], tasks[1]):
         (picture, top, bottom), own = strip_of(task, size), own_sums(gradients, task)
         clear(sums, table_bytes // VECTOR, one)
         for row in range(top - 3 * reach, bottom + reach):
+            bring_rows(rings, row + reach, source, picture, size, halves, kernel, one)
+            if row >= top - reach and 0 <= row < size.h:
+                ask_rows(lines, row, sink, picture, size, kernel, one)
             for number in range(tiles):
                 for half in range(halves):
                     tile = tile_of(number, half, halves, size, count, kernel, scratch, rings, one)
                     if row == top - 3 * reach:
                         load_taps(weight, bias, tile.channel, tile.inside, tile.taps, count, one)
                         turn(tile.taps, tile.taps + table_bytes, count, one)
-                    bring_row(tile.ring, row + reach, source, picture, tile.channel, size, tile.inside, kernel, one)
                     if row >= top - reach and (then != PLAIN or sink.inputs):
                         total = totals + half * kernel.line
                         convolve(columns, run, tile.ring, row, tile.taps, size.w, total, kernel, one)
                 if row < top - reach:
                     continue
-                grad = (
-                    line_of(grads + halves * number * kernel.rows * kernel.line, row, kernel) + kernel.before * VECTOR
-                )
+                ring = grads + halves * number * kernel.rows * kernel.line
+                grad = line_of(ring, row, kernel) + kernel.before * VECTOR
                 other = grad + (halves - 1) * kernel.rows * kernel.line
                 if 0 <= row < size.h:
-                    inside = min(lanes, size.channels - number * lanes)
-                    ask_row(line, row, sink, picture, number * lanes, size, inside, one)
+                    inside, line = min(lanes, size.channels - number * lanes), lines + number * kernel.line
                     activate_back(then, totals, totals + kernel.line, line, size.w, grad, other, one)
                     if weights and sink.inputs and top <= row < bottom:
                         add_to_output(totals, row, sink, own.output, picture, number * lanes, size, inside, one)
@@ -352,6 +367,10 @@ def depthwise_back_tasks(
                             totals, row - reach, source, dx, tile.channel == 0, own.projection, weights, picture,
                             tile.channel, size, tile.inside, one,
                         )  # fmt: skip
+            if also.first and row >= top + reach:
+                target = Matrix(row_of(dx, picture, row - reach, 0, one), dx.pixel, width(one))
+                other = Matrix(row_of(also, picture, row - reach, 0, one), also.pixel, width(one))
+                add_rows(target, other, size.w, source.inputs or halves * size.channels, one)
         if weights:
             store_table(tiles, halves, size, count, kernel, sums, own, one)
 
@@ -393,8 +412,8 @@ def depthwise(x, projection, weight, bias, then, output):
 
 
 @no_type_check
-def depthwise_backward(dy, x, projection, weight, bias, then, output, weights):
-    """The gradients of x, and of projection, weight, bias and output, which are empty unless `weights`."""
+def depthwise_backward(dy, x, projection, weight, bias, then, output, weights, also=None):
+    """The gradients of x, plus `also`, and of projection, weight, bias and output, which are empty unless `weights`."""
     b, h, w, c = x.shape
     size, one = size_of(x, len(weight) // (2 if then == GATED else 1)), like(x)
     (source, held), (sink, also_held) = end_of(x, projection, True, True), end_of(dy, output, True, False)
@@ -403,14 +422,16 @@ def depthwise_backward(dy, x, projection, weight, bias, then, output, weights):
     dx, target = x.new_empty(b, h, w, c), weight[:, 0, 0, 0] if bias is None else bias
     parameters = (projection, weight, target, output) if weights else (None,) * 4
     room, places = room_for_sums(x, tasks, *parameters)
-    own, start, results = taps.data_ptr(), address_of(bias), maps_of(dx)
+    more = None if also is None else readable(also)
+    lines = ceil(size.channels * one.itemsize / VECTOR)
+    own, start, results, others = taps.data_ptr(), address_of(bias), maps_of(dx), maps_of(more)
     sums = Sums(*places, room.stride(0) * x.element_size())
     share_out(
-        tasks, _vectors(weight, size, kernel, (3, 2), 3, one), b * h * w * weight.numel(),
+        tasks, _vectors(weight, size, kernel, (3, 2), 2 + lines, one), b * h * w * weight.numel(),
         lambda some, scratch: depthwise_back_tasks(
             columns, (0,) * RUN, (0,) * PARTS, (0,) * PARTS * len(columns), one, some, then, weights, size, kernel,
-            source, own, start, sink, results, sums, scratch,
+            source, own, start, sink, results, others, sums, scratch,
         ),
     )  # fmt: skip
-    del held, also_held
+    del held, also_held, more
     return dx, *summed(room, *parameters)

@@ -75,10 +75,10 @@ def summed(room, projection, weight, bias, output):
     dweight, dbias = table.split([taps, channels])
     return [
         dprojection if projection is None else dprojection.view(projection.shape),
-        dweight if weight is None else dweight.view(-1, channels).T.reshape(weight.shape),
-        dbias,
+        dweight if weight is None else dweight.view(-1, channels).T.contiguous().view(weight.shape),
+        dbias.clone(),  # what an operator gives may not share memory
         doutput if output is None else doutput.view(output.shape),
     ]
 
 
-NO_END = End(Maps(0, 0, 0, 0), 0, 0, 0, 0)
+NO_END = End(maps_of(None), 0, 0, 0, 0)

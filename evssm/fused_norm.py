@@ -120,23 +120,29 @@ def through_gate(norm, x, gate, asked, dgate, wanted, activated, mean, scale, we
 
 @compiled
 @no_type_check
-def through_norm(norm, x, pixel, count, wanted, weight, dx, step, table, means, scales, sums, others, one):
-    """The gradients of a few pixels from `wanted`, those of the norm's output; added to `table`: of weight and bias."""
+def through_norm(norm, x, pixel, count, wanted, weight, dx, step, also, table, means, scales, sums, others, one):
+    """The gradients of a few pixels from `wanted`, those of the norm's output, plus `also` if that is a matrix.
+
+    Added to `table`: those of weight and bias.
+    """
     size, lanes, share = width(one), VECTOR // width(one), fill(-1 / norm.channels, one)
     vectors = (norm.channels + lanes - 1) // lanes
-    for i in range(count):
-        mean, scale = fill(peek(means + i * size, one), one), fill(peek(scales + i * size, one), one)
-        total, other = fill(0.0, one), fill(0.0, one)
-        for v in range(vectors):
-            at, inside = v * VECTOR, norm.channels - v * lanes
+    for v in range(vectors):
+        at, inside = v * VECTOR, norm.channels - v * lanes
+        of_weight, of_bias = load(table + at, one), load(table + vectors * VECTOR + at, one)
+        factor = load_lanes(weight + at, inside, one)
+        for i in range(count):
+            mean, scale = fill(peek(means + i * size, one), one), fill(peek(scales + i * size, one), one)
             grad = load_lanes(wanted.first + i * wanted.row + at, inside, one)
             value = mul(sub(load_lanes(x + i * pixel + at, inside, one), mean), scale)
-            store(table + at, madd(grad, value, load(table + at, one)))
-            store(table + vectors * VECTOR + at, add(grad, load(table + vectors * VECTOR + at, one)))
-            grad = mul(grad, load_lanes(weight + at, inside, one))
-            total, other = madd(grad, value, total), add(grad, other)
-        store(sums + i * VECTOR, total)
-        store(others + i * VECTOR, other)
+            of_weight, of_bias = madd(grad, value, of_weight), add(grad, of_bias)
+            grad, total, other = mul(grad, factor), fill(0.0, one), fill(0.0, one)
+            if v:
+                total, other = load(sums + i * VECTOR, one), load(others + i * VECTOR, one)
+            store(sums + i * VECTOR, madd(grad, value, total))
+            store(others + i * VECTOR, add(grad, other))
+        store(table + at, of_weight)
+        store(table + vectors * VECTOR + at, of_bias)
     along, common = mul(fold(sums, one), share), mul(fold(others, one), share)
     store(sums, along)
     store(others, common if norm.centred else fill(0.0, one))
@@ -148,15 +154,18 @@ def through_norm(norm, x, pixel, count, wanted, weight, dx, step, table, means, 
             value = mul(sub(load_lanes(x + i * pixel + at, inside, one), mean), scale)
             grad = load_lanes(wanted.first + i * wanted.row + at, inside, one)
             grad = madd(grad, load_lanes(weight + at, inside, one), madd(value, along, common))
-            store_lanes(dx + i * step + at, mul(grad, scale), inside, one)
+            grad = mul(grad, scale)
+            if also.first:
+                grad = add(load_lanes(also.first + i * also.row + at, inside, one), grad)
+            store_lanes(dx + i * step + at, grad, inside, one)
 
 
 @compiled
 @no_type_check
 def norm_back_tasks(
-    one, tasks, norm, pixels, weights, x, gate, weight, bias, sink, dx, dgate, gradients, scratch
+    one, tasks, norm, pixels, weights, x, gate, weight, bias, sink, dx, also, dgate, gradients, scratch
 ):  # fmt: skip
-    """The gradients of some tasks: of x and the gate's maps; by task those of weight, bias and the matrices."""
+    """The gradients of some tasks: of x, plus `also`, and the gate's maps; by task those of all parameters."""
     size, lanes, none = width(one), VECTOR // width(one), Matrix(0, 0, 0)
     vectors = (norm.channels + lanes - 1) // lanes
     means, scales, sums, others = scratch, scratch + VECTOR, scratch + 2 * VECTOR, scratch + (2 + lanes) * VECTOR
@@ -198,8 +207,8 @@ def norm_back_tasks(
                         )  # fmt: skip
                 target = dx.first + (start + first) * dx.pixel
                 through_norm(
-                    norm, here.first, here.row, count, grads, weight, target, dx.pixel, table, means, scales, sums,
-                    others, one,
+                    norm, here.first, here.row, count, grads, weight, target, dx.pixel,
+                    pixels_of(also, start + first, one), table, means, scales, sums, others, one,
                 )  # fmt: skip
             if sink.inputs and weights:
                 total = Matrix(own.output, sink.inputs * size, size)
@@ -236,8 +245,11 @@ def norm(x, gate, projection, weight, bias, eps, centred, output):
 
 
 @no_type_check
-def norm_backward(dy, x, gate, projection, weight, bias, eps, centred, output, weights):
-    """The gradients of x, the gate, projection, weight, bias and output; those of matrices nothing unless `weights`."""
+def norm_backward(dy, x, gate, projection, weight, bias, eps, centred, output, weights, also=None):
+    """The gradients of x, plus `also`, the gate, projection, weight, bias and output.
+
+    Those of matrices are empty unless `weights`.
+    """
     dx, dgate = x.new_empty(x.shape), x.new_empty(0 if gate is None else gate.shape)
     held, weight, bias = as_pixels(x), weight.contiguous(), bias.contiguous()
     (source, gates), (sink, asked) = (
@@ -251,12 +263,14 @@ def norm_backward(dy, x, gate, projection, weight, bias, eps, centred, output, w
     room, places = room_for_sums(x, tasks, matrices[0], weight, bias, matrices[1])
     sums, scale, shift = Sums(*places, room.stride(0) * x.element_size()), weight.data_ptr(), bias.data_ptr()
     target, dgates = maps_of(as_pixels(dx)), NO_END.maps if gate is None else maps_of(as_pixels(dgate))
+    more = None if also is None else as_pixels(also)
+    others = maps_of(more)
     share_out(
         tasks, 2 + 2 * lanes + (2 + 4 * HERD) * vectors, 16 * x.numel(),
         lambda some, scratch: norm_back_tasks(
-            one, some, how, pixels, weights, maps, source, scale, shift, sink, target, dgates, sums, scratch
+            one, some, how, pixels, weights, maps, source, scale, shift, sink, target, others, dgates, sums, scratch
         ),
     )  # fmt: skip
-    del gates, asked
+    del gates, asked, more
     dprojection, dweight, dbias, doutput = summed(room, matrices[0], weight, bias, matrices[1])
     return dx, dgate, dprojection, dweight, dbias, doutput

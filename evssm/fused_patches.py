@@ -67,6 +67,14 @@ def bring_patch(patch, maps, corner, inside, one):
 
 @compiled
 @no_type_check
+def give_patch(patch, maps, corner, inside, one):
+    for k in range(64):
+        i, j = divmod(k, 8)
+        store_part(corner + i * maps.row + j * maps.pixel, load(patch + k * VECTOR, one), inside)
+
+
+@compiled
+@no_type_check
 def filter_tasks(one, tasks, size, x, gain, y, scratch):
     """Some tasks' rows of patches, their spectra multiplied by the gain `64 c`, which includes the factor 1 / 64."""
     lanes = VECTOR // width(one)
@@ -81,31 +89,32 @@ def filter_tasks(one, tasks, size, x, gain, y, scratch):
                     factor = load_part(gain + (k * size.channels + channel) * width(one), inside, one)
                     store(scratch + k * VECTOR, mul(load(scratch + k * VECTOR, one), factor))
                 spectrum(scratch, one)
-                target = row_of(y, picture, 8 * row, channel, one) + column * y.pixel
-                for k in range(64):
-                    i, j = divmod(k, 8)
-                    store_part(target + i * y.row + j * y.pixel, load(scratch + k * VECTOR, one), inside)
+                give_patch(scratch, y, row_of(y, picture, 8 * row, channel, one) + column * y.pixel, inside, one)
 
 
 @compiled
 @no_type_check
-def gain_tasks(one, tasks, size, x, dy, dgain, scratch):
-    """What some tasks, rows of patches, add to the gradient of the gain: products of the spectra of x and dy."""
+def filter_back_tasks(one, tasks, size, x, dy, gain, dx, dgain, scratch):
+    """The gradient of x in some tasks, rows of patches, and what they add to that of the gain: products of spectra."""
     lanes = VECTOR // width(one)
+    other, sums = scratch + 64 * VECTOR, scratch + 128 * VECTOR
     for task in range(tasks[0], tasks[1]):
         picture, row = divmod(task, size.h // 8)
         for channel in range(0, size.channels, lanes):
-            inside, sums = size.channels - channel, scratch + 128 * VECTOR
+            inside = size.channels - channel
             clear(sums, 64, one)
             for column in range(0, size.w, 8):
-                other = scratch + 64 * VECTOR
                 bring_patch(scratch, x, row_of(x, picture, 8 * row, channel, one) + column * x.pixel, inside, one)
                 bring_patch(other, dy, row_of(dy, picture, 8 * row, channel, one) + column * dy.pixel, inside, one)
                 spectrum(scratch, one)
                 spectrum(other, one)
                 for k in range(64):
-                    at = k * VECTOR
-                    store(sums + at, madd(load(scratch + at, one), load(other + at, one), load(sums + at, one)))
+                    at, asked = k * VECTOR, load(other + k * VECTOR, one)
+                    store(sums + at, madd(load(scratch + at, one), asked, load(sums + at, one)))
+                    factor = load_part(gain + (k * size.channels + channel) * width(one), inside, one)
+                    store(other + at, mul(asked, factor))
+                spectrum(other, one)
+                give_patch(other, dx, row_of(dx, picture, 8 * row, channel, one) + column * dx.pixel, inside, one)
             for k in range(64):
                 place = dgain + ((task * 64 + k) * size.channels + channel) * width(one)
                 store_part(place, load(sums + k * VECTOR, one), inside)
@@ -126,14 +135,15 @@ def filter_patches(x, gain):
 
 
 @no_type_check
-def filter_patches_gain(dy, x):
-    """The gradient of the gain."""
-    x, dy = readable(x), readable(dy)
+def filter_patches_backward(dy, x, gain):
+    """The gradients of x and of the gain."""
+    x, dy, gain = readable(x), readable(dy), gain / 64
     b, h, _, c = x.shape
-    dgain = x.new_empty(b * h // 8, 64, c)
-    size, one, source, asked, target = size_of(x, c), like(x), maps_of(x), maps_of(dy), dgain.data_ptr()
+    dx, dgain = x.new_empty(x.shape), x.new_empty(b * h // 8, 64, c)
+    size, one, factors, target = size_of(x, c), like(x), gain.data_ptr(), dgain.data_ptr()
+    source, asked, results = maps_of(x), maps_of(dy), maps_of(dx)
     share_out(
-        b * h // 8, 192, 16 * x.numel(),
-        lambda some, scratch: gain_tasks(one, some, size, source, asked, target, scratch),
+        b * h // 8, 192, 32 * x.numel(),
+        lambda some, scratch: filter_back_tasks(one, some, size, source, asked, factors, results, target, scratch),
     )  # fmt: skip
-    return dgain.sum(0) / 64
+    return dx, dgain.sum(0) / 64

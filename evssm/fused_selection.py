@@ -16,9 +16,9 @@ from evssm.fused_depthwise import PARTS, RUN, convolve, kernel_of, load_taps, tu
 from evssm.fused_ends import Sums, own_sums, room_for_sums, summed
 from evssm.fused_linear import multiply
 from evssm.kernel_tasks import like, share_out
-from evssm.lane_functions import clear, load_lanes, load_part, store_lanes, store_part
+from evssm.lane_functions import clear, load_part, store_lanes, store_part
 from evssm.lanes import VECTOR, add, fill, load, madd, put, registers, store, take, width
-from evssm.map_memory import Maps, Matrix, bring, readable, row_of
+from evssm.map_memory import Maps, Matrix, add_rows, bring, readable, row_of
 
 PIECE = 64  # steps; a multiple of RUN and of PARTS
 STRETCH = 4096  # steps of one task, where no sums have to be taken over a sequence; a multiple of PIECE
@@ -104,7 +104,7 @@ def move_on(line, piece, cut, reach, one):
             store(line + i * VECTOR, load(line + (PIECE + i) * VECTOR, one))
     inner, outer = max(begin, 0), min(end, cut.steps)
     clear(line + (begin - first) * VECTOR, inner - begin, one)
-    if end > cut.steps:  # and what is read beyond, where whole runs of steps are taken
+    if end >= cut.steps:  # and what is read beyond, where whole runs of steps are taken
         after = max(inner, outer)
         clear(line + (after - first) * VECTOR, end + RUN - after, one)
     return inner, max(outer - inner, 0), line + (inner - first) * VECTOR
@@ -151,6 +151,7 @@ def select_tasks(columns, run, one, tasks, cut, kernel, u, turned, weight, bias,
     first_part, tiles = tiles_of(cut, one)
     lines = scratch + tiles * taps_of
     total = lines + tiles * kernel.line
+    clear(lines, tiles * kernel.line // VECTOR, one)
     for number in range(tiles):
         tile = tile_of(number, cut, one)
         load_taps(weight, bias, tile.channel, tile.inside, scratch + number * taps_of, len(columns) + 1, one)
@@ -200,29 +201,20 @@ def store_taps(columns, parts, sums, tile, cut, own, one):
 
 @compiled
 @no_type_check
-def add_rows(target, other, count, channels, one):
-    """`other` added to some rows of numbers."""
-    lanes = VECTOR // width(one)
-    for i in range(count):
-        for c in range(0, channels, lanes):
-            at, more = target.first + i * target.row + c * width(one), other.first + i * other.row + c * width(one)
-            inside = channels - c
-            store_lanes(at, add(load_lanes(more, inside, one), load_lanes(at, inside, one)), inside, one)
-
-
-@compiled
-@no_type_check
 def select_back_tasks(
-    columns, run, parts, pairs, one, tasks, weights, cut, kernel, u, matrix, turned, weight, dt, dB, dC, du, dx,
-    gradients, scratch,
+    columns, run, parts, pairs, one, tasks, weights, cut, kernel, u, matrix, turned, weight, dt, dB, dC, du, gradients,
+    scratch,
 ):  # fmt: skip
     """The gradients of u in some tasks' steps, added to du; by task those of the parameters, if wanted."""
-    number_bytes, none, reach = width(one), Matrix(0, 0, 0), len(columns) // 2
+    size, none, reach = width(one), Matrix(0, 0, 0), len(columns) // 2
     taps_of, sums_of = (len(columns) + 1) * VECTOR, (len(pairs) + 1) * VECTOR
     _, tiles = tiles_of(cut, one)
     back, sums = scratch + tiles * taps_of, scratch + 2 * tiles * taps_of
     lines = sums + tiles * sums_of
     grads, total = lines + tiles * kernel.line, lines + 2 * tiles * kernel.line
+    sum_row = (cut.inputs * size + VECTOR - 1) // VECTOR * VECTOR
+    found = Matrix(total + kernel.line, sum_row, size)
+    clear(lines, 2 * tiles * kernel.line // VECTOR, one)
     for number in range(tiles):
         tile, taps = tile_of(number, cut, one), scratch + number * taps_of
         load_taps(weight, 0, tile.channel, tile.inside, taps, len(columns) + 1, one)
@@ -232,26 +224,24 @@ def select_back_tasks(
         clear(sums, tiles * sums_of // VECTOR, one)
         for start in range(begin, end, PIECE):
             piece = Piece(picture, start, min(PIECE, end - start), start == begin)
-            pixels, target = steps_of(u, picture, start, 0, one), steps_of(dx, picture, start, 0, one)
+            pixels = steps_of(u, picture, start, 0, one)
             for number in range(tiles):
                 tile, line, grad = tile_of(number, cut, one), lines + number * kernel.line, grads + number * kernel.line
                 bring_asked(grad, piece, tile, cut, reach, dt, dB, dC, one)
                 convolve(columns, run, grad, 0, back + number * taps_of, piece.steps, total, kernel, one)
-                rows = Matrix(
-                    matrix + tile.channel * cut.inputs * number_bytes, cut.inputs * number_bytes, number_bytes
-                )
+                rows = Matrix(matrix + tile.channel * cut.inputs * size, cut.inputs * size, size)
                 multiply(
-                    piece.steps, cut.inputs, tile.inside, Matrix(total, VECTOR, number_bytes), rows,
-                    target if number else none, target, one,
+                    piece.steps, cut.inputs, tile.inside, Matrix(total, VECTOR, size), rows,
+                    found if number else none, found, one,
                 )  # fmt: skip
                 if weights:
                     bring_products(line, piece, tile, cut, reach, u, turned, one)
                     asked = grad + reach * VECTOR
                     add_taps(columns, parts, pairs, line, asked, piece.steps, sums + number * sums_of, one)
-                    rows = Matrix(own.projection + tile.channel * cut.inputs * number_bytes, rows.row, number_bytes)
-                    across = Matrix(total, number_bytes, VECTOR)
+                    rows = Matrix(own.projection + tile.channel * cut.inputs * size, rows.row, size)
+                    across = Matrix(total, size, VECTOR)
                     multiply(tile.inside, cut.inputs, piece.steps, across, pixels, rows, rows, one)
-            add_rows(target, steps_of(du, picture, start, 0, one), piece.steps, cut.inputs, one)
+            add_rows(steps_of(du, picture, start, 0, one), found, piece.steps, cut.inputs, one)
         if weights:
             for number in range(tiles):
                 store_taps(columns, parts, sums + number * sums_of, tile_of(number, cut, one), cut, own, one)
@@ -266,10 +256,10 @@ def _sequences(x):
 
 @no_type_check
 def _room(cut, kernel, one, per_tile, lines):
-    """Lane vectors that a task works with: so many, and lines, of each tile; and one line."""
+    """Lane vectors that a task works with: so many, and lines, of each tile; one line; and a piece of u's channels."""
     lanes, line = VECTOR // one.itemsize, kernel.line // VECTOR
     tiles = ceil(cut.rank / lanes) + ceil((cut.outputs - cut.rank) / lanes)
-    return tiles * (per_tile + lines * line) + line
+    return tiles * (per_tile + lines * line) + line + PIECE * ceil(cut.inputs / lanes)
 
 
 @no_type_check
@@ -293,28 +283,26 @@ def select(u, projection, weight, bias, rank):
 
 @no_type_check
 def select_backward(dt, dB, dC, du, u, projection, weight, bias, weights):
-    """`du` plus the gradient of u; those of projection, weight and bias, which are empty unless `weights`."""
-    held = [readable(x) for x in (u, dt, dB, dC, du)]
+    """Adds the gradient of u to `du`; those of projection, weight and bias, which are empty unless `weights`."""
+    held = [*(readable(x) for x in (u, dt, dB, dC)), du]
     matrix, turned, taps = projection.contiguous(), projection.T.contiguous(), weight.contiguous()
     (b, l, d), outputs, one = u.shape, len(projection), like(u)
-    dx = u.new_empty(b, l, d)
     cut = Cut(l, d, dt.shape[-1], outputs, l if weights else STRETCH)
     (kernel, columns), tasks = kernel_of(weight[:, :, None], PIECE + RUN), b * ceil(l / cut.stretch)
     parameters = (projection, weight, bias, None) if weights else (None,) * 4
     room, places = room_for_sums(u, tasks, *parameters)
     sums, pairs = Sums(*places, room.stride(0) * u.element_size()), (0,) * PARTS * len(columns)
     source, *asked = map(_sequences, held)
-    results, addresses = _sequences(dx), (matrix.data_ptr(), turned.data_ptr(), taps.data_ptr())
+    addresses = matrix.data_ptr(), turned.data_ptr(), taps.data_ptr()
     vectors = _room(cut, kernel, one, 2 * (len(columns) + 1) + len(pairs) + 1, 2)
     share_out(
         tasks, vectors, u.numel() * outputs // 16,
         lambda some, scratch: select_back_tasks(
             columns, (0,) * RUN, (0,) * PARTS, pairs, one, some, weights, cut, kernel, source, *addresses, *asked,
-            results, sums, scratch,
+            sums, scratch,
         ),
     )  # fmt: skip
-    dprojection, dweight, dbias, _ = summed(room, *parameters)
-    return dx, dprojection, dweight, dbias
+    return tuple(summed(room, *parameters)[:3])
 
 
 @no_type_check

@@ -2,6 +2,7 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor, wait
+from threading import local
 from typing import no_type_check
 
 import numpy as np
@@ -12,6 +13,7 @@ from evssm.lanes import VECTOR
 WORTH_THREADS = 2**20  # state updates from which on a second thread pays for its start
 
 _pool: ThreadPoolExecutor | None = None
+_own = local()  # each thread's room for kernels to work in, which stays in its cache from one to the next
 
 
 @no_type_check
@@ -24,12 +26,20 @@ os.register_at_fork(after_in_child=_forget_pool)  # a forked data loader inherit
 
 
 @no_type_check
+def _room(size):
+    """The address of so many bytes that are this thread's own until it asks again."""
+    room = getattr(_own, "room", None)
+    if room is None or len(room) < size:
+        room = _own.room = torch.empty(size, dtype=torch.uint8)
+    return room.data_ptr()
+
+
+@no_type_check
 def share_out(tasks, vectors, updates, work):
     """Call `work` on runs of tasks, as many at a time as torch is allowed threads, each with room for some vectors."""
     global _pool
     threads = max(1, min(torch.get_num_threads(), tasks)) if updates >= WORTH_THREADS else 1
-    room = torch.empty(threads * vectors * VECTOR, dtype=torch.uint8)
-    start = room.data_ptr()
+    start = _room(threads * vectors * VECTOR)
     if threads == 1:
         return work((0, tasks), start)
     runs = [((tasks * i // threads, tasks * (i + 1) // threads), start + i * vectors * VECTOR) for i in range(threads)]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from evssm.enlarge import enlarge
-from evssm.fused import linear, normalise
+from evssm.fused import linear, normalise, normalise_beside
 from evssm.shapes import Image, Map
 
 
@@ -82,8 +82,15 @@ class RMSNorm2d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width))
         self.eps = eps
 
-    def forward(self, x: Image) -> Image:
-        return normalise(x, self.weight, self.bias, self.eps, centred=False)
+    def forward(self, x: Image, again: list[Tensor] | None = None) -> Image:
+        """The normalised map. `again` is given x for all others that want it.
+
+        Their gradients are then added where the norm's own is made, which spares a pass over the map.
+        """
+        y, x = normalise_beside(x, self.weight, self.bias, self.eps, centred=False)
+        if again is not None:
+            again.append(x)
+        return y
 
 
 class LayerNorm2d(nn.Module):

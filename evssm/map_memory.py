@@ -4,8 +4,8 @@
 from typing import NamedTuple, no_type_check
 
 from evssm.compiled import compiled
-from evssm.lane_functions import load_part
-from evssm.lanes import VECTOR, load, store, width
+from evssm.lane_functions import load_lanes, load_part, store_lanes
+from evssm.lanes import VECTOR, add, load, store, width
 
 STRIP = 64  # rows of one task of a depth-wise convolution; half as many where a single picture is all there is
 
@@ -63,7 +63,9 @@ def pixels_of(maps, first, one):
 
 @no_type_check
 def maps_of(x):
-    """Where `x`, `b h w c` with the channels of a pixel side by side, lies in memory."""
+    """Where `x`, `b h w c` with the channels of a pixel side by side, lies in memory; nowhere for None."""
+    if x is None:
+        return Maps(0, 0, 0, 0)
     size = x.element_size()
     return Maps(x.data_ptr(), *(stride * size for stride in x.stride()[:3]))
 
@@ -103,3 +105,15 @@ def bring(line, source, pixel, w, inside, one):
     else:
         for x in range(w):
             store(line + x * VECTOR, load_part(source + x * pixel, inside, one))
+
+
+@compiled
+@no_type_check
+def add_rows(target, other, count, channels, one):
+    """`other` added to some rows of numbers."""
+    lanes = VECTOR // width(one)
+    for i in range(count):
+        for c in range(0, channels, lanes):
+            at, more = target.first + i * target.row + c * width(one), other.first + i * other.row + c * width(one)
+            inside = channels - c
+            store_lanes(at, add(load_lanes(more, inside, one), load_lanes(at, inside, one)), inside, one)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from evssm.fused import depthwise
+from evssm.fused import depthwise_beside
 from evssm.geometry import D4, IDENTITY
 from evssm.layers import LayerNorm2d, inverse_softplus_of_log_uniform
 from evssm.precision import at_least_float32
@@ -81,7 +81,7 @@ class SS2D(nn.Module):
 
     def each_scan(self, x: Image) -> Iterator[ScanInputs]:
         """What `scan_inputs` gives, one direction at a time: at full resolution each takes several times the map."""
-        return self.each_scan_of(self._values(x))
+        return self.each_scan_of(self._values(x)[0])
 
     def each_scan_of(self, u: Image) -> Iterator[ScanInputs]:
         """What `each_scan` gives where the values `b d h w` that enter the scans, and make their selection, are u."""
@@ -95,27 +95,32 @@ class SS2D(nn.Module):
         return ScanInputs(sequence, F.softplus(delta + bias[:, None]), A, B, C, D)
 
     def _mix(self, x: Image) -> Image:
-        u = self._values(x)
+        u, x, gate = self._values(x)
         total: Tensor | None = None
         for k, turn in enumerate(self.directions):
             y = turn.inverse(scan_selected(turn(u), *self._selection(k), *self._transition(k)))
             total = y if total is None else total + y
         assert total is not None
-        gate = self.in_proj.weight.chunk(2)[1]
         return self.out_norm(total.to(x.dtype), x, projection=gate, output=self.out_proj.weight)
 
-    def _values(self, x: Image) -> Float[Tensor, "b _ h w"]:
-        """The sequence's values `b d h w`, before they are flattened."""
-        projection = self.in_proj.weight.chunk(2)[0]
-        return depthwise(x, self.conv2d.weight, self.conv2d.bias, "gelu", projection=projection)
+    def _values(self, x: Image) -> tuple[Float[Tensor, "b d h w"], Image, Float[Tensor, "d _"]]:
+        """The sequence's values, before they are flattened; and x again with the matrix that makes the gate of it."""
+        values, gate = self.in_proj.weight.chunk(2)
+        return *depthwise_beside(x, self.conv2d.weight, self.conv2d.bias, "gelu", projection=values), gate
 
     def _selection(self, k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The weights that select direction `k`'s parameters: projection, convolution, its bias, step sizes."""
-        projection, steps = self.x_proj_weight[k], self.dt_projs_weight[k]
-        weight, bias = (p.chunk(len(self.directions))[k] for p in (self.x_conv.weight, self.x_conv.bias))
+        projections, steps = (p.flatten(0, 1) for p in (self.x_proj_weight, self.dt_projs_weight))
+        parameters = (projections, self.x_conv.weight, self.x_conv.bias, steps)
+        projection, weight, bias, steps = (self._share(p, k) for p in parameters)
         return projection, weight, bias, steps
 
     def _transition(self, k: int) -> tuple[Float[Tensor, "d n"], Float[Tensor, " d"], Float[Tensor, " d"]]:
         """A, D and the bias of the step sizes of direction `k`."""
-        A_logs, Ds = (at_least_float32(p).chunk(len(self.directions))[k] for p in (self.A_logs, self.Ds))
-        return -A_logs.exp(), Ds, at_least_float32(self.dt_projs_bias[k])
+        parameters = (self.A_logs, self.Ds, self.dt_projs_bias.flatten())
+        A_logs, D, bias = (self._share(at_least_float32(p), k) for p in parameters)
+        return -A_logs.exp(), D, bias
+
+    def _share(self, parameter: Tensor, k: int) -> Tensor:
+        """Direction `k`'s part of a parameter that holds those of all directions one behind the other."""
+        return parameter if len(self.directions) == 1 else parameter.chunk(len(self.directions))[k]

@@ -33,8 +33,8 @@ PLAIN = 0  # nothing follows the convolution
 CHOSEN = "Tensor u, Tensor projection, Tensor weight, Tensor bias"
 SELECT = define(f"select({CHOSEN}, int rank) -> (Tensor, Tensor)")
 SELECT_BACKWARD = define(
-    f"select_backward(Tensor dt, Tensor dB, Tensor dC, Tensor du, {CHOSEN}, bool weights)"
-    " -> (Tensor, Tensor, Tensor, Tensor)"
+    f"select_backward(Tensor dt, Tensor dB, Tensor dC, Tensor(a!) du, {CHOSEN}, bool weights)"
+    " -> (Tensor, Tensor, Tensor)"
 )
 SCANNED = "Tensor u, Tensor t, Tensor steps, Tensor A, Tensor BC, Tensor D, Tensor bias"
 SCAN_STEPS = define(f"scan_steps({SCANNED}, bool keep) -> (Tensor, Tensor)")
@@ -84,7 +84,7 @@ def scan_selected(
     if not served(*inputs) or preferred() not in ("auto", "numba"):
         return scan_selected_definition(*inputs)
     keep = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
-    return _ScanSelected.apply(keep, u.permute(0, 2, 3, 1), *inputs[1:]).permute(0, 3, 1, 2)
+    return _ScanSelected.apply(keep, *inputs)
 
 
 def scan_selected_definition(
@@ -111,12 +111,13 @@ def _kernel(weight):
 class _ScanSelected(Function):
     @staticmethod
     def forward(ctx, keep, u, projection, weight, bias, steps, A, D, step_bias):
+        u = u.permute(0, 2, 3, 1)
         b, h, w, d = u.shape
         sequence = u.reshape(b, h * w, d)
         t, BC = _selected(u, sequence, projection, weight, bias, steps.shape[1])
         y, borders = SCAN_STEPS(sequence, t, steps, A, BC, D, step_bias, keep)
         ctx.save_for_backward(u, t, BC, borders, projection, weight, bias, steps, A, D, step_bias)
-        return y.view(u.shape)
+        return y.view(u.shape).permute(0, 3, 1, 2).detach()  # no view: those cannot be changed in place
 
     @staticmethod
     @once_differentiable
@@ -124,14 +125,14 @@ class _ScanSelected(Function):
         u, t, BC, borders, projection, weight, bias, steps, A, D, step_bias = ctx.saved_tensors
         b, h, w, d = u.shape
         weights = any(ctx.needs_input_grad[2:])
-        sequence, asked = u.reshape(b, h * w, d), dy.reshape(b, h * w, d)
+        sequence, asked = u.reshape(b, h * w, d), dy.permute(0, 2, 3, 1).reshape(b, h * w, d)
         du, ddelta, dA, dB, dC, dD, dstep_bias = SCAN_STEPS_BACKWARD(
             asked, sequence, t, steps, A, BC, D, step_bias, borders
         )
         dt, dsteps = LINEAR_BACKWARD(ddelta[:, None], t[:, None], steps, True, weights)
         du, *gradients = _selected_backward(dt[:, 0], dB, dC, du, u, sequence, projection, weight, bias, weights)
         gradients = (*gradients, dsteps) if weights else (None,) * 4
-        return None, du.view(u.shape), *gradients, dA, dD, dstep_bias
+        return None, du.view(u.shape).permute(0, 3, 1, 2), *gradients, dA, dD, dstep_bias
 
 
 def _selected(u, sequence, projection, weight, bias, rank):
@@ -145,10 +146,10 @@ def _selected(u, sequence, projection, weight, bias, rank):
 def _selected_backward(dt, dB, dC, du, u, sequence, projection, weight, bias, weights):
     """`du`, `b l d`, plus the gradient of u, and those of the parameters."""
     if weight.dim() == 3:
-        return SELECT_BACKWARD(dt, dB, dC, du, sequence, projection, weight, bias, weights)
+        return du, *SELECT_BACKWARD(dt, dB, dC, du, sequence, projection, weight, bias, weights)
     ds = torch.cat([dt, dB, dC], dim=-1).view(*u.shape[:3], -1)
-    dx, *gradients, _ = DEPTHWISE_BACKWARD(ds, u, projection, weight, bias, PLAIN, None, weights)
-    return du.add_(dx.view(du.shape)), *gradients
+    dx, *gradients, _ = DEPTHWISE_BACKWARD(ds, u, projection, weight, bias, PLAIN, None, weights, du.view(u.shape))
+    return dx, *gradients
 
 
 @torch.library.register_fake("evssm::select", lib=OPERATORS)
@@ -158,7 +159,7 @@ def _select_shapes(u, projection, weight, bias, rank):
 
 @torch.library.register_fake("evssm::select_backward", lib=OPERATORS)
 def _select_backward_shapes(dt, dB, dC, du, u, projection, weight, bias, weights):
-    return u.new_empty(u.shape), *(u.new_empty(p.shape if weights else 0) for p in (projection, weight, bias))
+    return tuple(u.new_empty(p.shape if weights else 0) for p in (projection, weight, bias))
 
 
 @torch.library.register_fake("evssm::scan_steps", lib=OPERATORS)

@@ -1,5 +1,4 @@
 """EVSSM once more, as the released code lays it out: plain `b c h w`, FFTs, one autograd step per operation.
-operation.
 
 A second, slower derivation: tests hold `evssm.models.evssm` equal to it, benchmarks measure against it. The modules
 carry the official names, so `to_official(net)` loads as it is.

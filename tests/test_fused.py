@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
 from evssm import fused
-from evssm.fused import depthwise, filter_patches, linear, normalise
+from evssm.fused import depthwise, depthwise_beside, filter_patches, linear, normalise, normalise_beside
 from evssm.layers import RMSNorm2d
 
 TOLERANCE = {torch.float64: {"rtol": 1e-11, "atol": 1e-11}, torch.float32: {"rtol": 1e-5, "atol": 1e-5}}
@@ -101,6 +101,69 @@ def test_normalise(dtype, centred, gate, outputs, c, size):
         )
 
     hold_equal(fast, plain, (x, leaf(c, dtype=dtype), leaf(c, dtype=dtype), opening, before, after))
+
+
+def test_what_a_step_gives_may_be_changed_in_place():
+    x, weight, matrix = leaf(1, 4, 8, 8), leaf(4), leaf(4, 4)
+    kernel, gain = leaf(4, 1, 3, 3), leaf(64, 4)
+    for y in (
+        linear(x, matrix),
+        depthwise(x, kernel, None, "gelu"),
+        normalise(x, weight, weight, 1e-6, centred=True),
+        filter_patches(x, gain),
+    ):
+        y[:, :2] = 0
+        y.sum().backward()
+        assert x.grad is not None
+        assert x.grad.any()
+        x.grad = None
+
+
+def passing_on(name, x, weight, bias, matrix):
+    """A step that gives x again, and the same step without."""
+    if name == "normalise":
+        return normalise_beside(x, weight, bias, 1e-3, centred=False), normalise(x, weight, bias, 1e-3, centred=False)
+    kernel = weight[:, None, None, None].expand(-1, 1, 3, 3)
+    both = (step(x, kernel, bias, "gelu", projection=matrix) for step in (depthwise_beside, depthwise))
+    return tuple(both)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["depthwise", "normalise"])
+@pytest.mark.parametrize("used", ["both", "both, turned", "the step", "x"])
+def test_gradients_of_what_is_given_again_are_added(dtype, name, used):
+    c = 18
+    x, weight, bias, matrix = (leaf(*shape, dtype=dtype) for shape in ((2, c, 7, 9), (c,), (c,), (c, c)))
+    (y, again), plain = passing_on(name, x, weight, bias, matrix)
+    assert torch.equal(again, x)
+    asked, more = torch.randn(2, 2, c, 7, 9, dtype=dtype)
+    more = more.mT.contiguous().mT if "turned" in used else more
+    which = {"the step": slice(1), "x": slice(1, 2)}.get(used, slice(2))
+    ours, theirs = (sum([(a * asked).sum(), (b * more).sum()][which]) for a, b in ((y, again), (plain, x)))
+    given = [x] if used == "x" else [x, weight, bias]
+    for a, b in zip(torch.autograd.grad(ours, given), torch.autograd.grad(theirs, given), strict=True):
+        scale = b.abs().max()
+        assert_close(a / scale, b / scale, **TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("frozen", ["x", "weight", "neither"])
+@pytest.mark.parametrize(("c", "o"), [(16, 96), (3, 40), (33, 1)])
+def test_linear_gives_only_the_gradients_that_are_wanted(frozen, c, o):
+    x, weight = leaf(2, c, 41, 53), leaf(o, c)
+    given = {"x": [weight], "weight": [x], "neither": [x, weight]}[frozen]
+    for p in (x, weight):
+        p.requires_grad_(any(p is q for q in given))
+    ours, theirs = linear(x, weight), fused.linear_definition(x, weight)
+    asked = torch.randn_like(ours)
+    for a, b in zip(torch.autograd.grad(ours, given, asked), torch.autograd.grad(theirs, given, asked), strict=True):
+        assert_close(a, b, **TOLERANCE[torch.float64])
+
+
+def test_a_frozen_gain_leaves_the_gradient_of_the_map():
+    x, gain = leaf(2, 5, 16, 8), torch.randn(64, 5, dtype=torch.float64)
+    asked, trained = torch.randn_like(x), gain.clone().requires_grad_()
+    found, expected = (torch.autograd.grad(filter_patches(x, g), x, asked)[0] for g in (gain, trained))
+    assert_close(found, expected, **TOLERANCE[torch.float64])
 
 
 def test_a_projection_needs_a_gate():

@@ -10,6 +10,7 @@ from evssm import fused
 from evssm.layers import LayerNorm2d, RMSNorm2d
 from evssm.models import build
 from evssm.scan import SCAN
+from evssm.scan_selected import SCAN_STEPS
 from evssm.spectral import PatchSpectrum
 
 
@@ -32,7 +33,7 @@ class Seen(TorchDispatchMode):
         self.scans = []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function is SCAN:
+        if function in (SCAN, SCAN_STEPS):
             self.scans += [x.dtype for x in args if isinstance(x, torch.Tensor)]
         return function(*args, **(kwargs or {}))
 

@@ -202,7 +202,7 @@ def test_no_step_depends_on_a_later_one(backend):
 @pytest.mark.parametrize("backend", EVERY)
 @pytest.mark.parametrize("empty", ["b", "d", "l", "n"])
 def test_nothing_in_gives_nothing_out(backend, empty):
-    inputs = random_inputs(**{empty: 0}, groups=None)
+    inputs = random_inputs(**{"l": 40, empty: 0}, groups=None)
     found = outputs_and_gradients(inputs, backend=backend) if empty == "n" else None
     y = selective_scan(**inputs, delta_softplus=True, backend=backend)
     assert y.shape == inputs["u"].shape

@@ -148,8 +148,15 @@ class Block(nn.Module):
 
     def forward(self, x: Image) -> Map:
         x = self.turn(x).contiguous(memory_format=torch.channels_last)
-        x = x + self.mixer(self.norm1(x))
-        return x + self.ffn(self.norm2(x))
+        x = _with_part(x, self.norm1, self.mixer)
+        return _with_part(x, self.norm2, self.ffn)
+
+
+def _with_part(x: Map, norm: nn.Module, part: nn.Module) -> Map:
+    """x, and added to it what a part of a block makes of the normalised x."""
+    again: list[Map] = []
+    y = part(norm(x, again))
+    return again[0] + y
 
 
 def _afresh(block: Block, x: Map, lean: bool) -> Map:
@@ -181,7 +188,8 @@ class FrequencyFFN(nn.Module):
             y = depthwise(x, weight, bias, "gated gelu", projection=before, output=after)
         else:
             y = pointwise(depthwise(pointwise(x, self.project_in), weight, bias, "gated gelu"), self.project_out)
-        return self.spectrum(pad_to_multiple(y, PATCH))[..., :h, :w]
+        y = self.spectrum(pad_to_multiple(y, PATCH))
+        return y if y.shape[-2:] == (h, w) else y[..., :h, :w]
 
 
 NAMING = Naming(
